@@ -1,0 +1,124 @@
+"""Pictures say their finding, carry their words, and leave nobody else's style changed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from brookside_mlops.plots import COLOURS, Picture, describe, figure, verdict_colour
+
+# Machado, Oliveira and Fernandes (2009): how linear RGB looks to someone without one kind of cone
+BLINDNESS = {
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+}
+
+
+def pixels(picture: Picture) -> np.ndarray:
+    return imread(io.BytesIO(picture.png()), format="png")
+
+
+def seen(colour: str, matrix: list[list[float]]) -> np.ndarray:
+    """Return the CIE L*a*b* coordinates of a colour as seen through a matrix of colour blindness."""
+    rgb = np.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(np.array(matrix) @ linear, 0, 1) / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("name", BLINDNESS)
+def test_roles_are_told_apart_without_red_or_green_cones(name):
+    apart = {
+        (one, two): float(
+            np.linalg.norm(seen(COLOURS[one], BLINDNESS[name]) - seen(COLOURS[two], BLINDNESS[name]))
+        )
+        for one, two in itertools.combinations(COLOURS, 2)
+    }
+    assert min(apart.values()) > 9, min(apart, key=apart.get)  # 2.3 is a just noticeable difference
+
+
+def test_critical_and_fail_look_alike_and_differ_from_the_rest():
+    assert verdict_colour("critical") == verdict_colour("fail")
+    assert len({verdict_colour(verdict) for verdict in ("pass", "warning", "fail")}) == 3
+
+
+def test_one_panel_alone_and_several_as_a_list():
+    _, ax = figure()
+    _, row = figure(columns=3)
+    _, grid = figure(rows=2, columns=2)
+    _, single = figure(rows=1)
+    assert not isinstance(ax, list)
+    assert [len(panels) for panels in (row, grid, single)] == [3, 4, 1]
+
+
+def test_the_callers_style_neither_changes_nor_is_needed_later():
+    before = dict(mpl.rcParams)
+    picture, ax = figure()
+    ax.plot([1, 2])
+    assert dict(mpl.rcParams) == before
+    with mpl.rc_context({"axes.grid": False, "axes.spines.top": True}):
+        assert not ax.spines["top"].get_visible()
+        assert ax.lines[0].get_color() == COLOURS["primary"]
+    assert pixels(picture).shape == (352, 704, 4)
+
+
+def test_figures_need_no_pyplot():
+    code = """if True:
+        import sys
+        from brookside_mlops.plots import figure
+
+        figure()[0].png()
+        sys.exit("matplotlib.pyplot" in sys.modules)
+    """
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_a_long_title_stays_within_its_panel(columns):
+    picture, panels = figure(columns=columns)
+    for panel in panels:
+        panel.set_title(
+            "Three of the fifteen features moved beyond their limit: channel, team size and data volume"
+        )
+        assert panel.get_title(loc="left").count("\n") >= 1
+    picture.draw_without_rendering()
+    right = [panel._left_title.get_window_extent().x1 for panel in panels]
+    left = [panel._left_title.get_window_extent().x0 for panel in panels[1:]]
+    assert all(end <= start for end, start in zip(right, [*left, picture.bbox.x1], strict=True))
+
+
+def test_a_title_can_be_restyled():
+    _, ax = figure()
+    assert ax.set_title("small", fontsize=8).get_fontsize() == 8
+
+
+def test_words_stand_beside_the_image():
+    picture, ax = figure()
+    ax.plot([1, 2], label="line")
+    ax.legend()
+    bare, nothing = picture._repr_mimebundle_()
+    assert nothing == {} and bare["text/plain"] == "a picture"
+    assert describe(picture, "A line that rises.") is picture
+    data, metadata = picture._repr_mimebundle_(include=None)
+    assert metadata == {"image/png": {"alt": "A line that rises."}}
+    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+    assert not ax.get_legend().get_frame_on()
+
+
+def test_the_same_plot_gives_the_same_bytes():
+    def draw() -> bytes:
+        picture, ax = figure()
+        ax.bar(["a", "b"], [1, 2], color=verdict_colour("pass"))
+        return picture.png()
+
+    assert draw() == draw()
