@@ -18,8 +18,8 @@ BIN = Path(sys.executable).parent
 
 def export_one(notebook: Path, root: Path) -> None:
     """Export the module of one notebook and format it."""
-    from nbdev.export import nb_export
     from nbdev.config import get_config
+    from nbdev.export import nb_export
 
     before = {path: path.stat().st_mtime_ns for path in (root / "brookside_mlops").rglob("*.py")}
     nb_export(notebook, lib_path=get_config(root).lib_path)
@@ -85,7 +85,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.check:
         files = stale()
-        print("\n".join(f"out of step with nbs/: {name}" for name in files) or "package and README in step with nbs/")
+        print(
+            "\n".join(f"out of step with nbs/: {name}" for name in files)
+            or "package and README in step with nbs/"
+        )
         return 1 if files else 0
     if options.notebooks:
         for notebook in options.notebooks:
