@@ -19,16 +19,7 @@ import pyarrow.parquet as pq
 from .csv_files import csv_batches, csv_header
 from .errors import InputError
 from .files import replacing
-from brookside_mlops.kinds import (
-    ARROW_TYPES,
-    WRITTEN_AS,
-    Evidence,
-    Kind,
-    convert,
-    evidence,
-    kind_of,
-    majority,
-)
+from .kinds import ARROW_TYPES, WRITTEN_AS, Evidence, Kind, convert, evidence, kind_of
 from .parquet_files import BATCH_ROWS, parquet_batches, parquet_schema
 
 # %% auto #0
@@ -133,7 +124,7 @@ def column_evidence(path: str | Path) -> dict[str, Evidence]:
 
 def _mixed(path: Path, column: str, seen: Evidence) -> InputError:
     """Return the error for a column whose values are of two kinds, with the first that does not fit."""
-    kind = majority(seen)
+    kind = seen.majority
     for batch in stored_batches(path, [column]):
         _, misfits = convert(batch.rows[column], kind)
         if len(misfits):

@@ -28,7 +28,6 @@ __all__ = [
     "Evidence",
     "evidence",
     "kind_of",
-    "majority",
 ]
 
 # %% ../nbs/parts/kinds.ipynb #6e285826
@@ -223,6 +222,11 @@ class Evidence:
     codes: int = 0
     distinct: frozenset[str] | None = frozenset()
 
+    @property
+    def majority(self) -> Kind:
+        """The kind that most values of a mixed column have."""
+        return "datetime" if self.datetimes > self.numbers else "number"
+
     def __add__(self, other: Evidence) -> Evidence:
         distinct = None if self.distinct is None or other.distinct is None else self.distinct | other.distinct
         return Evidence(
@@ -302,10 +306,3 @@ def kind_of(seen: Evidence) -> Kind | None:
     repeats = levels <= 20 and seen.values >= 10 * levels
     few = others <= max(2, seen.values // 10) and others <= most
     return None if few and not repeats else "text"
-
-
-def majority(seen: Evidence) -> Kind:
-    """Return the kind that most values of a mixed column have."""
-    if seen.datetimes > seen.numbers:
-        return "datetime"
-    return "number"
