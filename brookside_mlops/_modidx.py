@@ -150,6 +150,10 @@ d = {
                 "parts/kinds.html#evidence.__add__",
                 "brookside_mlops/kinds.py",
             ),
+            "brookside_mlops.kinds.Evidence.majority": (
+                "parts/kinds.html#evidence.majority",
+                "brookside_mlops/kinds.py",
+            ),
             "brookside_mlops.kinds._cast_where_possible": (
                 "parts/kinds.html#_cast_where_possible",
                 "brookside_mlops/kinds.py",
@@ -184,7 +188,6 @@ d = {
             "brookside_mlops.kinds.convert": ("parts/kinds.html#convert", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.evidence": ("parts/kinds.html#evidence", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.kind_of": ("parts/kinds.html#kind_of", "brookside_mlops/kinds.py"),
-            "brookside_mlops.kinds.majority": ("parts/kinds.html#majority", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.plain": ("parts/kinds.html#plain", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.plain_type": ("parts/kinds.html#plain_type", "brookside_mlops/kinds.py"),
         },
@@ -459,6 +462,40 @@ d = {
             "brookside_mlops.usecases.UseCase.model_name": (
                 "parts/usecases.html#usecase.model_name",
                 "brookside_mlops/usecases.py",
+            ),
+        },
+        "brookside_mlops.yaml_models": {
+            "brookside_mlops.yaml_models._Loader": (
+                "parts/yaml_models.html#_loader",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models._compose": (
+                "parts/yaml_models.html#_compose",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models._line": (
+                "parts/yaml_models.html#_line",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models._model_at": (
+                "parts/yaml_models.html#_model_at",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models._repeated": (
+                "parts/yaml_models.html#_repeated",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models._said": (
+                "parts/yaml_models.html#_said",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models.parse_yaml": (
+                "parts/yaml_models.html#parse_yaml",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models.read_yaml": (
+                "parts/yaml_models.html#read_yaml",
+                "brookside_mlops/yaml_models.py",
             ),
         },
     },

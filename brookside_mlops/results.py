@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,7 @@ __all__ = ["Verdict", "SIGNS", "Check", "worst", "checks_html", "StageResult"]
 
 # %% ../nbs/parts/results.ipynb #06ec394f
 Verdict = Literal["pass", "warning", "fail"]
-SIGNS: dict[Verdict, str] = {"pass": "✓", "warning": "!", "fail": "✗"}
+SIGNS: dict[Verdict, str] = dict(zip(get_args(Verdict), "✓!✗", strict=True))
 
 
 class Check(BaseModel):
