@@ -9,6 +9,92 @@ d = {
         "lib_path": "brookside_mlops",
     },
     "syms": {
+        "brookside_mlops.contracts": {
+            "brookside_mlops.contracts.Column": (
+                "parts/contracts.html#column",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Column._categories_are_words": (
+                "parts/contracts.html#column._categories_are_words",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Column._consistent": (
+                "parts/contracts.html#column._consistent",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Column.severity_of": (
+                "parts/contracts.html#column.severity_of",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract": (
+                "parts/contracts.html#contract",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract._consistent": (
+                "parts/contracts.html#contract._consistent",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.arrow_schema": (
+                "parts/contracts.html#contract.arrow_schema",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.features": (
+                "parts/contracts.html#contract.features",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.group": (
+                "parts/contracts.html#contract.group",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.having": (
+                "parts/contracts.html#contract.having",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.severity_of": (
+                "parts/contracts.html#contract.severity_of",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.target": (
+                "parts/contracts.html#contract.target",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.time": (
+                "parts/contracts.html#contract.time",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Freshness": (
+                "parts/contracts.html#freshness",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.RowCount": (
+                "parts/contracts.html#rowcount",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._as_keys": (
+                "parts/contracts.html#_as_keys",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._bound": (
+                "parts/contracts.html#_bound",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._column_faults": (
+                "parts/contracts.html#_column_faults",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._known": (
+                "parts/contracts.html#_known",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._reversed": (
+                "parts/contracts.html#_reversed",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.for_usecase": (
+                "parts/contracts.html#for_usecase",
+                "brookside_mlops/contracts.py",
+            ),
+        },
         "brookside_mlops.csv_files": {
             "brookside_mlops.csv_files._fault": (
                 "parts/csv_files.html#_fault",

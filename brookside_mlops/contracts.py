@@ -6,20 +6,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputError
 from .kinds import ARROW_TYPES, Kind
-from .yaml_models import parse_yaml, read_yaml
 
 # %% auto #0
 __all__ = [
@@ -36,8 +32,6 @@ __all__ = [
     "Freshness",
     "Contract",
     "for_usecase",
-    "contract_text",
-    "read_contract",
 ]
 
 # %% ../nbs/parts/contracts.ipynb #2118e339
@@ -120,6 +114,13 @@ _ALLOWED_TYPES: dict[Kind, tuple[type, ...]] = {
 }
 
 
+def _reversed(low: float | datetime | None, high: float | datetime | None) -> bool:
+    """Tell whether two bounds of the same type are the wrong way round."""
+    if isinstance(low, datetime) and isinstance(high, datetime):
+        return low > high
+    return isinstance(low, float) and isinstance(high, float) and low > high
+
+
 def _column_faults(column: Column) -> list[str]:
     """Say what in a column contradicts its kind."""
     faults = []
@@ -128,7 +129,7 @@ def _column_faults(column: Column) -> list[str]:
         faults.append(f"min and max: a {kind} has no range; allowed lists values")
     elif not all(isinstance(bound, _BOUND_TYPES[kind]) for bound in bounds):
         faults.append(f"min and max: bounds of a {kind} are {'dates' if kind == 'datetime' else 'numbers'}")
-    elif len(bounds) == 2 and bounds[0] > bounds[1]:  # type: ignore[operator]
+    elif _reversed(column.min, column.max):
         faults.append(f"min {column.min} is above max {column.max}")
     if any(type(value) not in _ALLOWED_TYPES[kind] for value in column.allowed):
         faults.append(
@@ -241,7 +242,7 @@ class Contract(BaseModel):
             )
         return next(iter(targets), "")
 
-    def schema(self) -> pa.Schema:  # type: ignore[override]
+    def arrow_schema(self) -> pa.Schema:
         """Return the Arrow schema of a table that keeps the contract."""
         return pa.schema([(name, ARROW_TYPES[column.kind]) for name, column in self.columns.items()])
 
@@ -281,78 +282,8 @@ def for_usecase(contract: Contract, target: str, features: Sequence[str] = ()) -
             role = "ignore"
         columns[name] = {**column.model_dump(exclude_unset=True), "role": role}
     content = {**contract.model_dump(exclude_unset=True), "columns": columns}
-    return _built(content, f"contract {contract.name} for target {target!r}")
-
-
-def _built(content: Any, source: str) -> Contract:
-    """Return a contract made by us, in the same words as a file's when it contradicts itself."""
-    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    return parse_yaml(Contract, text, source)
-
-
-# %% ../nbs/parts/contracts.ipynb #9d35c2ad
-_HEAD = """\
-# A data contract: what a table must look like before a model learns from it.
-# kind: number, integer, category, boolean, datetime, text      role: feature, target, key, time, group, ignore
-# Rules of a column: kind; nullable and max_missing (a share); min and max (inclusive); allowed.
-# Rules of the table: rows, unique, freshness. A violation stops the line, unless its severity is `warning`:
-#   severity: {range: warning}      for a column: present, kind, missing, range, allowed, varies
-#                                   for the table: rows, unique, freshness, unexpected
-"""
-_NO_FRESHNESS = (
-    "# freshness: {max_age_days: 45}    # age of the newest row, from now or from `as_of: 2025-12-31`\n"
-)
-
-
-class _Dumper(yaml.SafeDumper):
-    """The safe dumper; whole floats are written without a fraction, and nothing is an alias."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
-        return dumper.represent_int(int(value))
-    return dumper.represent_float(value)
-
-
-_Dumper.add_representer(float, _represent_float)
-
-
-def _lines(content: Any, indent: int = 0) -> str:
-    """Return keys and values as YAML, lists and small mappings on one line, indented."""
-    text = yaml.dump(
-        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
-    )
-    return "".join(" " * indent + line for line in text.splitlines(keepends=True))
-
-
-def _name(name: str) -> str:
-    """Return a column name as a YAML key on one line."""
-    if re.fullmatch(r"[A-Za-z_][\w. -]*", name) and yaml.safe_load(name) == name:
-        return name
-    text: str = yaml.dump(name, Dumper=_Dumper, default_style='"', width=math.inf)
-    return text.strip()
-
-
-# %% ../nbs/parts/contracts.ipynb #58537544
-def contract_text(contract: Contract, notes: Mapping[str, str] | None = None) -> str:
-    """Return a contract as commented YAML that loads back as the same contract; notes stand beside column names."""
-    content = contract.model_dump(exclude_defaults=True)
-    columns = content.pop("columns")
-    parts = [_HEAD, "\n"]
-    parts += [_lines({key: value}) for key, value in content.items()]
-    if contract.time and not contract.freshness:
-        parts.append(_NO_FRESHNESS)
-    parts.append("columns:\n")
-    for name, column in columns.items():
-        note = (notes or {}).get(name, "").replace("\n", " ")
-        parts.append(f"  {_name(name)}:{'  # ' + note if note else ''}\n")
-        parts += [_lines({key: value}, 4) for key, value in column.items()]
-    return "".join(parts)
-
-
-def read_contract(path: str | Path) -> Contract:
-    """Return the contract in a file. InputError lists each mistake with its line, key and what is allowed."""
-    return read_yaml(Contract, Path(path))
+    try:
+        return Contract.model_validate(content)
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"contract {contract.name} for target {target!r}: {said}") from None
