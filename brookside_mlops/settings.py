@@ -24,6 +24,7 @@ __all__ = [
     "ENVIRONMENTS",
     "Gates",
     "Environment",
+    "project_file",
     "settings_file",
     "read_settings",
     "add_usecase",
@@ -106,14 +107,20 @@ ENVIRONMENTS = ("dev", "staging", "prod")
 _LISTS = {"features", "slices", "rollout_steps"}
 
 
-def settings_file(project: Path) -> Path:
-    """Return the settings of a project: its settings.ini, else the one that comes with the package."""
-    own = project / "settings.ini"
+def project_file(project: Path, name: str) -> Path:
+    """Return a file of a project: its own, else the one that comes with the package. It need not exist."""
+    own = project / name
     if own.exists():
         return own
     package = Path(__file__).resolve().parent
-    packed = package / "_project" / "settings.ini"
-    return packed if packed.exists() else package.parent / "settings.ini"
+    packed = package / "_project"
+    found = (packed if packed.exists() else package.parent) / name
+    return found if found.exists() else own
+
+
+def settings_file(project: Path) -> Path:
+    """Return the settings of a project: its settings.ini, else the one that comes with the package."""
+    return project_file(project, "settings.ini")
 
 
 def _parse(path: Path) -> configparser.ConfigParser:
