@@ -86,6 +86,10 @@ class Bundle:
         payload: dict[str, Any] = json.loads((folder / "input_example.json").read_text(encoding="utf-8"))
         return payload
 
+    def session_inputs(self) -> list[str]:
+        """Return the names of the raw columns."""
+        return [column.name for column in self.info.columns]
+
     def feed(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the graph's inputs, each [rows, 1]; None becomes NaN, or '' in a category."""
         inputs: dict[str, NDArray[Any]] = {}

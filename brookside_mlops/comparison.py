@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ __all__ = [
     "score_interval",
     "power_of_margin",
     "compare_classes",
+    "Paired",
     "compare_resampled",
     "r2_difference",
     "mean_difference",
@@ -132,25 +134,28 @@ def compare_classes(
 
 
 # %% ../nbs/parts/comparison.ipynb #ce6e2577
+@dataclass(frozen=True)
+class Paired:
+    """A metric of two models on the same rows; `of` maps weights [resamples, rows] to model minus baseline [resamples]."""
+
+    metric: str
+    of: Callable[[Floats], Floats]
+    rows: int
+
+
 def compare_resampled(
-    metric: str,
-    difference: Callable[[Floats], Floats],
-    rows: int,
-    baseline: str,
-    *,
-    margin: float,
-    significance: float,
-    resampling: Resampling | None = None,
+    paired: Paired, baseline: str, margin: float, significance: float, how: Resampling | None = None
 ) -> Comparison:
-    """Compare by a paired bootstrap; `difference` maps weights [resamples, rows] to model minus baseline [resamples]."""
-    how = resampling or Resampling()
+    """Compare by a paired bootstrap."""
+    how = how or Resampling()
+    difference, rows = paired.of, paired.rows
     drawn = np.concatenate([difference(weights) for weights in batches(rows, how)])
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     spread = float(drawn.std()) or 1e-12
     return Comparison(
         baseline=baseline,
-        metric=metric,
+        metric=paired.metric,
         method=f"paired bootstrap, {len(drawn):,} resamples",
         rows=rows,
         difference=float(difference(np.ones((1, rows)))[0]),

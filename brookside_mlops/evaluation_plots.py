@@ -119,7 +119,8 @@ def cluster_picture(points: Floats, labels: NDArray[Any], most: int = 3_000) -> 
     for number, name in enumerate(sorted(sizes)):
         rows = np.asarray(labels)[chosen].astype(str) == name
         axes.scatter(
-            *flat[rows].T,
+            flat[rows, 0],
+            flat[rows, 1],
             s=8,
             alpha=0.6,
             linewidths=0,

@@ -5,7 +5,6 @@
 # %% ../nbs/parts/onnx_export.ipynb #73f5e5bf
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +191,7 @@ def _numbers(expected: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]
 def compare_bundle(model: Model, bundle: Bundle, frame: pd.DataFrame) -> Parity:
     """Compare a bundle with its model on raw rows."""
     inputs = model_inputs(frame, model.features)
-    found = bundle.run({name: inputs[name].to_numpy() for name in inputs})
+    found = bundle.run({name: inputs[name].to_numpy() for name in model.features.names()})
     expected = model.predict(frame)
     wrong = np.zeros(len(frame), dtype=bool)
     apart = np.zeros(len(frame))

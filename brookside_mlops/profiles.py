@@ -121,15 +121,15 @@ def floats(values: pa.Array) -> NDArray[np.float64]:
 # %% ../nbs/parts/profiles.ipynb #a0944a00
 def edges_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the edges of sorted values: each different one, or about 4,096 quantiles (the inverse of the step function)."""
-    finite = values[np.isfinite(values)]
+    finite: NDArray[np.float64] = values[np.isfinite(values)]
     if not len(finite):
         return finite
-    different = finite[np.append(True, finite[1:] != finite[:-1])]
+    different: NDArray[np.float64] = finite[np.append(True, finite[1:] != finite[:-1])]
     if len(different) <= EDGES:
         return different
     parts = np.concatenate([np.arange(EDGES + 1) / EDGES, np.arange(1, 10) / 10])
     ranks = np.maximum(np.ceil(np.round(parts * len(finite), 6)).astype(np.int64), 1) - 1
-    return finite[np.unique(ranks)]
+    return np.asarray(finite[np.unique(ranks)])
 
 
 def counts_at(values: NDArray[np.float64], edges: NDArray[np.float64]) -> tuple[int, ...]:
@@ -185,7 +185,9 @@ def profile(table: Table, like: Profile | None = None, columns: Collection[str] 
     """
     names = list(table.columns) if isinstance(table, pd.DataFrame) else table.schema.names
     features = {
-        name: feature_profile(column(table, name), like and like.features.get(name, _UNKNOWN))
+        name: feature_profile(
+            column(table, name), None if like is None else like.features.get(name, _UNKNOWN)
+        )
         for name in names
         if columns is None or name in columns
     }
