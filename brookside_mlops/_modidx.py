@@ -9,6 +9,386 @@ d = {
         "lib_path": "brookside_mlops",
     },
     "syms": {
+        "brookside_mlops.bootstrap": {
+            "brookside_mlops.bootstrap.Estimate": (
+                "parts/bootstrap.html#estimate",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.Estimate.__str__": (
+                "parts/bootstrap.html#estimate.__str__",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.Resampling": (
+                "parts/bootstrap.html#resampling",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.Statistic": (
+                "parts/bootstrap.html#statistic",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.batches": (
+                "parts/bootstrap.html#batches",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.bounded": (
+                "parts/bootstrap.html#bounded",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.estimate": (
+                "parts/bootstrap.html#estimate",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.interval": (
+                "parts/bootstrap.html#interval",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.of_sums": (
+                "parts/bootstrap.html#of_sums",
+                "brookside_mlops/bootstrap.py",
+            ),
+            "brookside_mlops.bootstrap.ratio": ("parts/bootstrap.html#ratio", "brookside_mlops/bootstrap.py"),
+        },
+        "brookside_mlops.bundle": {
+            "brookside_mlops.bundle.Bundle": ("parts/bundle.html#bundle", "brookside_mlops/bundle.py"),
+            "brookside_mlops.bundle.Bundle.__init__": (
+                "parts/bundle.html#bundle.__init__",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.Bundle._classes": (
+                "parts/bundle.html#bundle._classes",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.Bundle.example": (
+                "parts/bundle.html#bundle.example",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.Bundle.feed": (
+                "parts/bundle.html#bundle.feed",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.Bundle.open": (
+                "parts/bundle.html#bundle.open",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.Bundle.predict": (
+                "parts/bundle.html#bundle.predict",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.Bundle.run": (
+                "parts/bundle.html#bundle.run",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.Bundle.session_inputs": (
+                "parts/bundle.html#bundle.session_inputs",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.BundleColumn": (
+                "parts/bundle.html#bundlecolumn",
+                "brookside_mlops/bundle.py",
+            ),
+            "brookside_mlops.bundle.BundleInfo": (
+                "parts/bundle.html#bundleinfo",
+                "brookside_mlops/bundle.py",
+            ),
+        },
+        "brookside_mlops.comparison": {
+            "brookside_mlops.comparison.Comparison": (
+                "parts/comparison.html#comparison",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.Comparison.sentence": (
+                "parts/comparison.html#comparison.sentence",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.Paired": (
+                "parts/comparison.html#paired",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.compare_classes": (
+                "parts/comparison.html#compare_classes",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.compare_resampled": (
+                "parts/comparison.html#compare_resampled",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.mean_difference": (
+                "parts/comparison.html#mean_difference",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.power_of_margin": (
+                "parts/comparison.html#power_of_margin",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.r2_difference": (
+                "parts/comparison.html#r2_difference",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.score_interval": (
+                "parts/comparison.html#score_interval",
+                "brookside_mlops/comparison.py",
+            ),
+            "brookside_mlops.comparison.score_statistic": (
+                "parts/comparison.html#score_statistic",
+                "brookside_mlops/comparison.py",
+            ),
+        },
+        "brookside_mlops.contract_checks": {
+            "brookside_mlops.contract_checks.ColumnSummary": (
+                "parts/contract_checks.html#columnsummary",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.Offence": (
+                "parts/contract_checks.html#offence",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.RuleCount": (
+                "parts/contract_checks.html#rulecount",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.TableReport": (
+                "parts/contract_checks.html#tablereport",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.TableReport.broken": (
+                "parts/contract_checks.html#tablereport.broken",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._ColumnCheck": (
+                "parts/contract_checks.html#_columncheck",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._ColumnCheck.__init__": (
+                "parts/contract_checks.html#_columncheck.__init__",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._ColumnCheck._bound_type": (
+                "parts/contract_checks.html#_columncheck._bound_type",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._ColumnCheck._look": (
+                "parts/contract_checks.html#_columncheck._look",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._ColumnCheck._outside": (
+                "parts/contract_checks.html#_columncheck._outside",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._ColumnCheck._rule": (
+                "parts/contract_checks.html#_columncheck._rule",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._ColumnCheck.add": (
+                "parts/contract_checks.html#_columncheck.add",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._ColumnCheck.done": (
+                "parts/contract_checks.html#_columncheck.done",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._KeyCheck": (
+                "parts/contract_checks.html#_keycheck",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._KeyCheck.__init__": (
+                "parts/contract_checks.html#_keycheck.__init__",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._KeyCheck.add": (
+                "parts/contract_checks.html#_keycheck.add",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._KeyCheck.done": (
+                "parts/contract_checks.html#_keycheck.done",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._Tally": (
+                "parts/contract_checks.html#_tally",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._Tally.add": (
+                "parts/contract_checks.html#_tally.add",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._Tally.done": (
+                "parts/contract_checks.html#_tally.done",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._bounds": (
+                "parts/contract_checks.html#_bounds",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._columns": (
+                "parts/contract_checks.html#_columns",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks._whole": (
+                "parts/contract_checks.html#_whole",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.check_table": (
+                "parts/contract_checks.html#check_table",
+                "brookside_mlops/contract_checks.py",
+            ),
+        },
+        "brookside_mlops.contract_files": {
+            "brookside_mlops.contract_files._Dumper": (
+                "parts/contract_files.html#_dumper",
+                "brookside_mlops/contract_files.py",
+            ),
+            "brookside_mlops.contract_files._Dumper.ignore_aliases": (
+                "parts/contract_files.html#_dumper.ignore_aliases",
+                "brookside_mlops/contract_files.py",
+            ),
+            "brookside_mlops.contract_files._lines": (
+                "parts/contract_files.html#_lines",
+                "brookside_mlops/contract_files.py",
+            ),
+            "brookside_mlops.contract_files._name": (
+                "parts/contract_files.html#_name",
+                "brookside_mlops/contract_files.py",
+            ),
+            "brookside_mlops.contract_files._represent_float": (
+                "parts/contract_files.html#_represent_float",
+                "brookside_mlops/contract_files.py",
+            ),
+            "brookside_mlops.contract_files.contract_text": (
+                "parts/contract_files.html#contract_text",
+                "brookside_mlops/contract_files.py",
+            ),
+            "brookside_mlops.contract_files.read_contract": (
+                "parts/contract_files.html#read_contract",
+                "brookside_mlops/contract_files.py",
+            ),
+            "brookside_mlops.contract_files.write_contract": (
+                "parts/contract_files.html#write_contract",
+                "brookside_mlops/contract_files.py",
+            ),
+        },
+        "brookside_mlops.contract_inference": {
+            "brookside_mlops.contract_inference.Seen": (
+                "parts/contract_inference.html#seen",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.Seen.add": (
+                "parts/contract_inference.html#seen.add",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.Seen.unique": (
+                "parts/contract_inference.html#seen.unique",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._column": (
+                "parts/contract_inference.html#_column",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._gaps": (
+                "parts/contract_inference.html#_gaps",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._range": (
+                "parts/contract_inference.html#_range",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._refuse_target": (
+                "parts/contract_inference.html#_refuse_target",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._rounded": (
+                "parts/contract_inference.html#_rounded",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.infer_contract": (
+                "parts/contract_inference.html#infer_contract",
+                "brookside_mlops/contract_inference.py",
+            ),
+        },
+        "brookside_mlops.contracts": {
+            "brookside_mlops.contracts.Column": (
+                "parts/contracts.html#column",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Column._categories_are_words": (
+                "parts/contracts.html#column._categories_are_words",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Column._consistent": (
+                "parts/contracts.html#column._consistent",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Column.severity_of": (
+                "parts/contracts.html#column.severity_of",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract": (
+                "parts/contracts.html#contract",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract._consistent": (
+                "parts/contracts.html#contract._consistent",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.arrow_schema": (
+                "parts/contracts.html#contract.arrow_schema",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.features": (
+                "parts/contracts.html#contract.features",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.group": (
+                "parts/contracts.html#contract.group",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.having": (
+                "parts/contracts.html#contract.having",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.severity_of": (
+                "parts/contracts.html#contract.severity_of",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.target": (
+                "parts/contracts.html#contract.target",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract.time": (
+                "parts/contracts.html#contract.time",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Freshness": (
+                "parts/contracts.html#freshness",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.RowCount": (
+                "parts/contracts.html#rowcount",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._as_keys": (
+                "parts/contracts.html#_as_keys",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._bound": (
+                "parts/contracts.html#_bound",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._column_faults": (
+                "parts/contracts.html#_column_faults",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._known": (
+                "parts/contracts.html#_known",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts._reversed": (
+                "parts/contracts.html#_reversed",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.for_usecase": (
+                "parts/contracts.html#for_usecase",
+                "brookside_mlops/contracts.py",
+            ),
+        },
         "brookside_mlops.csv_files": {
             "brookside_mlops.csv_files._fault": (
                 "parts/csv_files.html#_fault",
@@ -116,6 +496,288 @@ d = {
                 "brookside_mlops/datasets.py",
             ),
         },
+        "brookside_mlops.endpoints.gateway": {
+            "brookside_mlops.endpoints.gateway.Gateway": (
+                "parts/gateway.html#gateway",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway.__init__": (
+                "parts/gateway.html#gateway.__init__",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway._body": (
+                "parts/gateway.html#gateway._body",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway._choose": (
+                "parts/gateway.html#gateway._choose",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway._key": (
+                "parts/gateway.html#gateway._key",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway.app": (
+                "parts/gateway.html#gateway.app",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway.command": (
+                "parts/gateway.html#gateway.command",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway.health": (
+                "parts/gateway.html#gateway.health",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway.reload": (
+                "parts/gateway.html#gateway.reload",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway.score": (
+                "parts/gateway.html#gateway.score",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Rotation": (
+                "parts/gateway.html#rotation",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Rotation.__init__": (
+                "parts/gateway.html#rotation.__init__",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Rotation.choose": (
+                "parts/gateway.html#rotation.choose",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.WorkerDown": (
+                "parts/gateway.html#workerdown",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.WorkerProcess": (
+                "parts/gateway.html#workerprocess",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.WorkerProcess.__init__": (
+                "parts/gateway.html#workerprocess.__init__",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.WorkerProcess._drop": (
+                "parts/gateway.html#workerprocess._drop",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.WorkerProcess._keep": (
+                "parts/gateway.html#workerprocess._keep",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.WorkerProcess.ask": (
+                "parts/gateway.html#workerprocess.ask",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.WorkerProcess.stop": (
+                "parts/gateway.html#workerprocess.stop",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.listen": (
+                "parts/gateway.html#listen",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.main": (
+                "parts/gateway.html#main",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+        },
+        "brookside_mlops.endpoints.local": {
+            "brookside_mlops.endpoints.local.EndpointError": (
+                "parts/local.html#endpointerror",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint": (
+                "parts/local.html#localendpoint",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.__init__": (
+                "parts/local.html#localendpoint.__init__",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint._reload": (
+                "parts/local.html#localendpoint._reload",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint._wait": (
+                "parts/local.html#localendpoint._wait",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.create_deployment": (
+                "parts/local.html#localendpoint.create_deployment",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.curl_line": (
+                "parts/local.html#localendpoint.curl_line",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.delete_deployment": (
+                "parts/local.html#localendpoint.delete_deployment",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.health": (
+                "parts/local.html#localendpoint.health",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.score": (
+                "parts/local.html#localendpoint.score",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.set_traffic": (
+                "parts/local.html#localendpoint.set_traffic",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.show": (
+                "parts/local.html#localendpoint.show",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.show_uri": (
+                "parts/local.html#localendpoint.show_uri",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.start": (
+                "parts/local.html#localendpoint.start",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.stop": (
+                "parts/local.html#localendpoint.stop",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.list_endpoints": (
+                "parts/local.html#list_endpoints",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.stop_all": (
+                "parts/local.html#stop_all",
+                "brookside_mlops/endpoints/local.py",
+            ),
+        },
+        "brookside_mlops.endpoints.protocol": {
+            "brookside_mlops.endpoints.protocol.Answer": (
+                "parts/protocol.html#answer",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Deployment": (
+                "parts/protocol.html#deployment",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint": (
+                "parts/protocol.html#endpoint",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.create_deployment": (
+                "parts/protocol.html#endpoint.create_deployment",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.delete_deployment": (
+                "parts/protocol.html#endpoint.delete_deployment",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.score": (
+                "parts/protocol.html#endpoint.score",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.set_traffic": (
+                "parts/protocol.html#endpoint.set_traffic",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.show": (
+                "parts/protocol.html#endpoint.show",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.start": (
+                "parts/protocol.html#endpoint.start",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.EndpointInfo": (
+                "parts/protocol.html#endpointinfo",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.traffic_fault": (
+                "parts/protocol.html#traffic_fault",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+        },
+        "brookside_mlops.endpoints.state": {
+            "brookside_mlops.endpoints.state.EndpointState": (
+                "parts/endpoint_state.html#endpointstate",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.__init__": (
+                "parts/endpoint_state.html#endpointstate.__init__",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.add": (
+                "parts/endpoint_state.html#endpointstate.add",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.bundle": (
+                "parts/endpoint_state.html#endpointstate.bundle",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.change": (
+                "parts/endpoint_state.html#endpointstate.change",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.create": (
+                "parts/endpoint_state.html#endpointstate.create",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.deployments": (
+                "parts/endpoint_state.html#endpointstate.deployments",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.exists": (
+                "parts/endpoint_state.html#endpointstate.exists",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.keys": (
+                "parts/endpoint_state.html#endpointstate.keys",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.moves": (
+                "parts/endpoint_state.html#endpointstate.moves",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.plan": (
+                "parts/endpoint_state.html#endpointstate.plan",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.remove": (
+                "parts/endpoint_state.html#endpointstate.remove",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.server": (
+                "parts/endpoint_state.html#endpointstate.server",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.set_server": (
+                "parts/endpoint_state.html#endpointstate.set_server",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.weigh": (
+                "parts/endpoint_state.html#endpointstate.weigh",
+                "brookside_mlops/endpoints/state.py",
+            ),
+        },
+        "brookside_mlops.endpoints.worker": {
+            "brookside_mlops.endpoints.worker.answer": (
+                "parts/worker.html#answer",
+                "brookside_mlops/endpoints/worker.py",
+            ),
+            "brookside_mlops.endpoints.worker.main": (
+                "parts/worker.html#main",
+                "brookside_mlops/endpoints/worker.py",
+            ),
+            "brookside_mlops.endpoints.worker.serve": (
+                "parts/worker.html#serve",
+                "brookside_mlops/endpoints/worker.py",
+            ),
+        },
         "brookside_mlops.errors": {
             "brookside_mlops.errors.ApprovalNeeded": (
                 "parts/errors.html#approvalneeded",
@@ -138,11 +800,203 @@ d = {
                 "brookside_mlops/errors.py",
             ),
         },
+        "brookside_mlops.evaluation_plots": {
+            "brookside_mlops.evaluation_plots._one_class": (
+                "parts/evaluation_plots.html#_one_class",
+                "brookside_mlops/evaluation_plots.py",
+            ),
+            "brookside_mlops.evaluation_plots.calibration_picture": (
+                "parts/evaluation_plots.html#calibration_picture",
+                "brookside_mlops/evaluation_plots.py",
+            ),
+            "brookside_mlops.evaluation_plots.cluster_picture": (
+                "parts/evaluation_plots.html#cluster_picture",
+                "brookside_mlops/evaluation_plots.py",
+            ),
+            "brookside_mlops.evaluation_plots.importance_picture": (
+                "parts/evaluation_plots.html#importance_picture",
+                "brookside_mlops/evaluation_plots.py",
+            ),
+            "brookside_mlops.evaluation_plots.ranking_picture": (
+                "parts/evaluation_plots.html#ranking_picture",
+                "brookside_mlops/evaluation_plots.py",
+            ),
+            "brookside_mlops.evaluation_plots.residual_picture": (
+                "parts/evaluation_plots.html#residual_picture",
+                "brookside_mlops/evaluation_plots.py",
+            ),
+        },
+        "brookside_mlops.explain": {
+            "brookside_mlops.explain._gather": ("parts/explain.html#_gather", "brookside_mlops/explain.py"),
+            "brookside_mlops.explain.contributions": (
+                "parts/explain.html#contributions",
+                "brookside_mlops/explain.py",
+            ),
+            "brookside_mlops.explain.importance": (
+                "parts/explain.html#importance",
+                "brookside_mlops/explain.py",
+            ),
+            "brookside_mlops.explain.origins": ("parts/explain.html#origins", "brookside_mlops/explain.py"),
+        },
+        "brookside_mlops.features": {
+            "brookside_mlops.features.FeatureColumn": (
+                "parts/features.html#featurecolumn",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.Features": (
+                "parts/features.html#features",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.Features.names": (
+                "parts/features.html#features.names",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features._positive": (
+                "parts/features.html#_positive",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.class_names": (
+                "parts/features.html#class_names",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.features_of": (
+                "parts/features.html#features_of",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.make_clusterer": (
+                "parts/features.html#make_clusterer",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.make_columns": (
+                "parts/features.html#make_columns",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.model_inputs": (
+                "parts/features.html#model_inputs",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.read_features": (
+                "parts/features.html#read_features",
+                "brookside_mlops/features.py",
+            ),
+            "brookside_mlops.features.write_features": (
+                "parts/features.html#write_features",
+                "brookside_mlops/features.py",
+            ),
+        },
         "brookside_mlops.files": {
             "brookside_mlops.files.replacing": ("parts/files.html#replacing", "brookside_mlops/files.py"),
             "brookside_mlops.files.sha256": ("parts/files.html#sha256", "brookside_mlops/files.py"),
             "brookside_mlops.files.write_json": ("parts/files.html#write_json", "brookside_mlops/files.py"),
             "brookside_mlops.files.write_text": ("parts/files.html#write_text", "brookside_mlops/files.py"),
+        },
+        "brookside_mlops.gates": {
+            "brookside_mlops.gates._baseline": ("parts/gates.html#_baseline", "brookside_mlops/gates.py"),
+            "brookside_mlops.gates._threshold": ("parts/gates.html#_threshold", "brookside_mlops/gates.py"),
+            "brookside_mlops.gates.judge": ("parts/gates.html#judge", "brookside_mlops/gates.py"),
+        },
+        "brookside_mlops.kernels": {
+            "brookside_mlops.kernels.ForkProvisioner": (
+                "parts/kernels.html#forkprovisioner",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkProvisioner.forked": (
+                "parts/kernels.html#forkprovisioner.forked",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkProvisioner.launch_kernel": (
+                "parts/kernels.html#forkprovisioner.launch_kernel",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkProvisioner.send_signal": (
+                "parts/kernels.html#forkprovisioner.send_signal",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkProvisioner.wait": (
+                "parts/kernels.html#forkprovisioner.wait",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkedProcess": (
+                "parts/kernels.html#forkedprocess",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkedProcess.__init__": (
+                "parts/kernels.html#forkedprocess.__init__",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkedProcess.exited": (
+                "parts/kernels.html#forkedprocess.exited",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkedProcess.kill": (
+                "parts/kernels.html#forkedprocess.kill",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkedProcess.poll": (
+                "parts/kernels.html#forkedprocess.poll",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkedProcess.send_signal": (
+                "parts/kernels.html#forkedprocess.send_signal",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkedProcess.terminate": (
+                "parts/kernels.html#forkedprocess.terminate",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.ForkedProcess.wait": (
+                "parts/kernels.html#forkedprocess.wait",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.NotForkedError": (
+                "parts/kernels.html#notforkederror",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.WarmProcess": (
+                "parts/kernels.html#warmprocess",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.WarmProcess.__init__": (
+                "parts/kernels.html#warmprocess.__init__",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.WarmProcess.alive": (
+                "parts/kernels.html#warmprocess.alive",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.WarmProcess.close": (
+                "parts/kernels.html#warmprocess.close",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.WarmProcess.fork": (
+                "parts/kernels.html#warmprocess.fork",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.WarmProcess.wait_warm": (
+                "parts/kernels.html#warmprocess.wait_warm",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.answered": ("parts/kernels.html#answered", "brookside_mlops/kernels.py"),
+            "brookside_mlops.kernels.can_fork": ("parts/kernels.html#can_fork", "brookside_mlops/kernels.py"),
+            "brookside_mlops.kernels.check_fits": (
+                "parts/kernels.html#check_fits",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.cool_down": (
+                "parts/kernels.html#cool_down",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.early": ("parts/kernels.html#early", "brookside_mlops/kernels.py"),
+            "brookside_mlops.kernels.kernel_manager": (
+                "parts/kernels.html#kernel_manager",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.order_for": (
+                "parts/kernels.html#order_for",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.readable": ("parts/kernels.html#readable", "brookside_mlops/kernels.py"),
+            "brookside_mlops.kernels.warm_up": ("parts/kernels.html#warm_up", "brookside_mlops/kernels.py"),
         },
         "brookside_mlops.kinds": {
             "brookside_mlops.kinds.Evidence": ("parts/kinds.html#evidence", "brookside_mlops/kinds.py"),
@@ -190,6 +1044,183 @@ d = {
             "brookside_mlops.kinds.kind_of": ("parts/kinds.html#kind_of", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.plain": ("parts/kinds.html#plain", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.plain_type": ("parts/kinds.html#plain_type", "brookside_mlops/kinds.py"),
+        },
+        "brookside_mlops.leakage": {
+            "brookside_mlops.leakage.single_column_power": (
+                "parts/leakage.html#single_column_power",
+                "brookside_mlops/leakage.py",
+            )
+        },
+        "brookside_mlops.metrics": {
+            "brookside_mlops.metrics.Classified": (
+                "parts/metrics.html#classified",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.Classified.__post_init__": (
+                "parts/metrics.html#classified.__post_init__",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.Classified.binary": (
+                "parts/metrics.html#classified.binary",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.Classified.score": (
+                "parts/metrics.html#classified.score",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.Classified.take": (
+                "parts/metrics.html#classified.take",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.adjusted_rand": (
+                "parts/metrics.html#adjusted_rand",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.average_precision": (
+                "parts/metrics.html#average_precision",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.bin_of": ("parts/metrics.html#bin_of", "brookside_mlops/metrics.py"),
+            "brookside_mlops.metrics.calibration_error": (
+                "parts/metrics.html#calibration_error",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.classification_metrics": (
+                "parts/metrics.html#classification_metrics",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.classification_statistics": (
+                "parts/metrics.html#classification_statistics",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.clustering_metrics": (
+                "parts/metrics.html#clustering_metrics",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.defined": ("parts/metrics.html#defined", "brookside_mlops/metrics.py"),
+            "brookside_mlops.metrics.macro": ("parts/metrics.html#macro", "brookside_mlops/metrics.py"),
+            "brookside_mlops.metrics.mean_of_classes": (
+                "parts/metrics.html#mean_of_classes",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.pairs": ("parts/metrics.html#pairs", "brookside_mlops/metrics.py"),
+            "brookside_mlops.metrics.probability_statistics": (
+                "parts/metrics.html#probability_statistics",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.regression_metrics": (
+                "parts/metrics.html#regression_metrics",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.regression_statistics": (
+                "parts/metrics.html#regression_statistics",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.roc_auc": ("parts/metrics.html#roc_auc", "brookside_mlops/metrics.py"),
+            "brookside_mlops.metrics.shares": ("parts/metrics.html#shares", "brookside_mlops/metrics.py"),
+            "brookside_mlops.metrics.silhouette_values": (
+                "parts/metrics.html#silhouette_values",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.stability": (
+                "parts/metrics.html#stability",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.threshold_statistics": (
+                "parts/metrics.html#threshold_statistics",
+                "brookside_mlops/metrics.py",
+            ),
+            "brookside_mlops.metrics.top_class": (
+                "parts/metrics.html#top_class",
+                "brookside_mlops/metrics.py",
+            ),
+        },
+        "brookside_mlops.model_card": {
+            "brookside_mlops.model_card._limits": (
+                "parts/model_card.html#_limits",
+                "brookside_mlops/model_card.py",
+            ),
+            "brookside_mlops.model_card._table": (
+                "parts/model_card.html#_table",
+                "brookside_mlops/model_card.py",
+            ),
+            "brookside_mlops.model_card.model_card": (
+                "parts/model_card.html#model_card",
+                "brookside_mlops/model_card.py",
+            ),
+        },
+        "brookside_mlops.modelling": {
+            "brookside_mlops.modelling.Model": ("parts/modelling.html#model", "brookside_mlops/modelling.py"),
+            "brookside_mlops.modelling.Model.predict": (
+                "parts/modelling.html#model.predict",
+                "brookside_mlops/modelling.py",
+            ),
+            "brookside_mlops.modelling.Model.save": (
+                "parts/modelling.html#model.save",
+                "brookside_mlops/modelling.py",
+            ),
+            "brookside_mlops.modelling.Predictions": (
+                "parts/modelling.html#predictions",
+                "brookside_mlops/modelling.py",
+            ),
+            "brookside_mlops.modelling.load_model": (
+                "parts/modelling.html#load_model",
+                "brookside_mlops/modelling.py",
+            ),
+            "brookside_mlops.modelling.temper": (
+                "parts/modelling.html#temper",
+                "brookside_mlops/modelling.py",
+            ),
+        },
+        "brookside_mlops.onnx_export": {
+            "brookside_mlops.onnx_export.Parity": (
+                "parts/onnx_export.html#parity",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._classes": (
+                "parts/onnx_export.html#_classes",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._clusters": (
+                "parts/onnx_export.html#_clusters",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._convert": (
+                "parts/onnx_export.html#_convert",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._numbers": (
+                "parts/onnx_export.html#_numbers",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._plain": (
+                "parts/onnx_export.html#_plain",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._register": (
+                "parts/onnx_export.html#_register",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._tail": (
+                "parts/onnx_export.html#_tail",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export.compare_bundle": (
+                "parts/onnx_export.html#compare_bundle",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export.request_of": (
+                "parts/onnx_export.html#request_of",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export.to_onnx": (
+                "parts/onnx_export.html#to_onnx",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export.write_bundle": (
+                "parts/onnx_export.html#write_bundle",
+                "brookside_mlops/onnx_export.py",
+            ),
         },
         "brookside_mlops.parameters": {
             "brookside_mlops.parameters.Parameter": (
@@ -245,6 +1276,29 @@ d = {
             "brookside_mlops.parquet_files.parquet_schema": (
                 "parts/parquet_files.html#parquet_schema",
                 "brookside_mlops/parquet_files.py",
+            ),
+        },
+        "brookside_mlops.payload": {
+            "brookside_mlops.payload.PayloadError": (
+                "parts/payload.html#payloaderror",
+                "brookside_mlops/payload.py",
+            ),
+            "brookside_mlops.payload.PayloadError.__init__": (
+                "parts/payload.html#payloaderror.__init__",
+                "brookside_mlops/payload.py",
+            ),
+            "brookside_mlops.payload.PayloadError.body": (
+                "parts/payload.html#payloaderror.body",
+                "brookside_mlops/payload.py",
+            ),
+            "brookside_mlops.payload._fits": ("parts/payload.html#_fits", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._records": ("parts/payload.html#_records", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._refuse": ("parts/payload.html#_refuse", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._split": ("parts/payload.html#_split", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._table": ("parts/payload.html#_table", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload.parse_payload": (
+                "parts/payload.html#parse_payload",
+                "brookside_mlops/payload.py",
             ),
         },
         "brookside_mlops.plots": {
@@ -331,6 +1385,97 @@ d = {
             ),
             "brookside_mlops.portfolio.whole": ("parts/portfolio.html#whole", "brookside_mlops/portfolio.py"),
         },
+        "brookside_mlops.profiles": {
+            "brookside_mlops.profiles.FeatureProfile": (
+                "parts/profiles.html#featureprofile",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.Profile": (
+                "parts/profiles.html#profile",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._added_levels": (
+                "parts/profiles.html#_added_levels",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._levels": (
+                "parts/profiles.html#_levels",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._lowest_and_highest": (
+                "parts/profiles.html#_lowest_and_highest",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.column": ("parts/profiles.html#column", "brookside_mlops/profiles.py"),
+            "brookside_mlops.profiles.counts_at": (
+                "parts/profiles.html#counts_at",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.edges_of": (
+                "parts/profiles.html#edges_of",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.feature_profile": (
+                "parts/profiles.html#feature_profile",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.floats": ("parts/profiles.html#floats", "brookside_mlops/profiles.py"),
+            "brookside_mlops.profiles.kind_of": (
+                "parts/profiles.html#kind_of",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.merge": ("parts/profiles.html#merge", "brookside_mlops/profiles.py"),
+            "brookside_mlops.profiles.merge_features": (
+                "parts/profiles.html#merge_features",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.profile": (
+                "parts/profiles.html#profile",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.profile_file": (
+                "parts/profiles.html#profile_file",
+                "brookside_mlops/profiles.py",
+            ),
+        },
+        "brookside_mlops.registry": {
+            "brookside_mlops.registry.RegisterResult": (
+                "parts/registry.html#registerresult",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry.Registration": (
+                "parts/registry.html#registration",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry._log_model": (
+                "parts/registry.html#_log_model",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry._signature": (
+                "parts/registry.html#_signature",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry.baseline_bundle": (
+                "parts/registry.html#baseline_bundle",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry.check_version": (
+                "parts/registry.html#check_version",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry.mark_serving": (
+                "parts/registry.html#mark_serving",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry.register_version": (
+                "parts/registry.html#register_version",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry.serving_version": (
+                "parts/registry.html#serving_version",
+                "brookside_mlops/registry.py",
+            ),
+        },
         "brookside_mlops.results": {
             "brookside_mlops.results.Check": ("parts/results.html#check", "brookside_mlops/results.py"),
             "brookside_mlops.results.Check.measured_text": (
@@ -354,6 +1499,22 @@ d = {
                 "brookside_mlops/results.py",
             ),
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
+        },
+        "brookside_mlops.rollout": {
+            "brookside_mlops.rollout.Release": ("parts/rollout.html#release", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Rollout": ("parts/rollout.html#rollout", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout._restore": ("parts/rollout.html#_restore", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.free_name": (
+                "parts/rollout.html#free_name",
+                "brookside_mlops/rollout.py",
+            ),
+            "brookside_mlops.rollout.roll_back": (
+                "parts/rollout.html#roll_back",
+                "brookside_mlops/rollout.py",
+            ),
+            "brookside_mlops.rollout.roll_out": ("parts/rollout.html#roll_out", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.serving": ("parts/rollout.html#serving", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.splits": ("parts/rollout.html#splits", "brookside_mlops/rollout.py"),
         },
         "brookside_mlops.runs": {
             "brookside_mlops.runs.Approval": ("parts/runs.html#approval", "brookside_mlops/runs.py"),
@@ -398,6 +1559,11 @@ d = {
                 "brookside_mlops/runs.py",
             ),
         },
+        "brookside_mlops.scratch": {
+            "brookside_mlops.scratch._advance": ("parts/scratch.html#_advance", "brookside_mlops/scratch.py"),
+            "brookside_mlops.scratch._clean": ("parts/scratch.html#_clean", "brookside_mlops/scratch.py"),
+            "brookside_mlops.scratch.open_run": ("parts/scratch.html#open_run", "brookside_mlops/scratch.py"),
+        },
         "brookside_mlops.settings": {
             "brookside_mlops.settings.Environment": (
                 "parts/settings.html#environment",
@@ -441,6 +1607,10 @@ d = {
                 "parts/settings.html#add_usecase",
                 "brookside_mlops/settings.py",
             ),
+            "brookside_mlops.settings.project_file": (
+                "parts/settings.html#project_file",
+                "brookside_mlops/settings.py",
+            ),
             "brookside_mlops.settings.read_settings": (
                 "parts/settings.html#read_settings",
                 "brookside_mlops/settings.py",
@@ -449,6 +1619,313 @@ d = {
                 "parts/settings.html#settings_file",
                 "brookside_mlops/settings.py",
             ),
+        },
+        "brookside_mlops.smoke": {
+            "brookside_mlops.smoke.Question": ("parts/smoke.html#question", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._same": ("parts/smoke.html#_same", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.ask": ("parts/smoke.html#ask", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.latencies": ("parts/smoke.html#latencies", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.p95": ("parts/smoke.html#p95", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.questions": ("parts/smoke.html#questions", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.same_answers": (
+                "parts/smoke.html#same_answers",
+                "brookside_mlops/smoke.py",
+            ),
+            "brookside_mlops.smoke.smoke": ("parts/smoke.html#smoke", "brookside_mlops/smoke.py"),
+        },
+        "brookside_mlops.splits": {
+            "brookside_mlops.splits.Shares": ("parts/splits.html#shares", "brookside_mlops/splits.py"),
+            "brookside_mlops.splits.Split": ("parts/splits.html#split", "brookside_mlops/splits.py"),
+            "brookside_mlops.splits.SplitInputs": (
+                "parts/splits.html#splitinputs",
+                "brookside_mlops/splits.py",
+            ),
+            "brookside_mlops.splits._draw": ("parts/splits.html#_draw", "brookside_mlops/splits.py"),
+            "brookside_mlops.splits.split_at_random": (
+                "parts/splits.html#split_at_random",
+                "brookside_mlops/splits.py",
+            ),
+            "brookside_mlops.splits.split_by_time": (
+                "parts/splits.html#split_by_time",
+                "brookside_mlops/splits.py",
+            ),
+            "brookside_mlops.splits.split_rows": (
+                "parts/splits.html#split_rows",
+                "brookside_mlops/splits.py",
+            ),
+        },
+        "brookside_mlops.stages.deploy": {
+            "brookside_mlops.stages.deploy.DeployResult": (
+                "stages/deploy.html#deployresult",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.deploy": (
+                "stages/deploy.html#deploy",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.release_of": (
+                "stages/deploy.html#release_of",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.splits_picture": (
+                "stages/deploy.html#splits_picture",
+                "brookside_mlops/stages/deploy.py",
+            ),
+        },
+        "brookside_mlops.stages.engineer": {
+            "brookside_mlops.stages.engineer.EngineerResult": (
+                "stages/engineer.html#engineerresult",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.engineer": (
+                "stages/engineer.html#engineer",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.leak_checks": (
+                "stages/engineer.html#leak_checks",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.power_picture": (
+                "stages/engineer.html#power_picture",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.split_table": (
+                "stages/engineer.html#split_table",
+                "brookside_mlops/stages/engineer.py",
+            ),
+        },
+        "brookside_mlops.stages.evaluate": {
+            "brookside_mlops.stages.evaluate.EvaluateResult": (
+                "stages/evaluate.html#evaluateresult",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.Slice": (
+                "stages/evaluate.html#slice",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.against_baseline": (
+                "stages/evaluate.html#against_baseline",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.answer_pictures": (
+                "stages/evaluate.html#answer_pictures",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.answers_table": (
+                "stages/evaluate.html#answers_table",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.ceiling": (
+                "stages/evaluate.html#ceiling",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.classified": (
+                "stages/evaluate.html#classified",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.evaluate": (
+                "stages/evaluate.html#evaluate",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.measure": (
+                "stages/evaluate.html#measure",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.points": (
+                "stages/evaluate.html#points",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.slices_of": (
+                "stages/evaluate.html#slices_of",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+        },
+        "brookside_mlops.stages.register": {
+            "brookside_mlops.stages.register._promoted": (
+                "stages/register.html#_promoted",
+                "brookside_mlops/stages/register.py",
+            ),
+            "brookside_mlops.stages.register.parity_check": (
+                "stages/register.html#parity_check",
+                "brookside_mlops/stages/register.py",
+            ),
+            "brookside_mlops.stages.register.register": (
+                "stages/register.html#register",
+                "brookside_mlops/stages/register.py",
+            ),
+        },
+        "brookside_mlops.stages.rollback": {
+            "brookside_mlops.stages.rollback.RollbackResult": (
+                "stages/rollback.html#rollbackresult",
+                "brookside_mlops/stages/rollback.py",
+            ),
+            "brookside_mlops.stages.rollback.rollback": (
+                "stages/rollback.html#rollback",
+                "brookside_mlops/stages/rollback.py",
+            ),
+        },
+        "brookside_mlops.stages.smoke_test": {
+            "brookside_mlops.stages.smoke_test.SmokeTestResult": (
+                "stages/smoke_test.html#smoketestresult",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.latency_picture": (
+                "stages/smoke_test.html#latency_picture",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.smoke_test": (
+                "stages/smoke_test.html#smoke_test",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.test_rows": (
+                "stages/smoke_test.html#test_rows",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+        },
+        "brookside_mlops.stages.train": {
+            "brookside_mlops.stages.train.TrainResult": (
+                "stages/train.html#trainresult",
+                "brookside_mlops/stages/train.py",
+            ),
+            "brookside_mlops.stages.train._progress": (
+                "stages/train.html#_progress",
+                "brookside_mlops/stages/train.py",
+            ),
+            "brookside_mlops.stages.train._watched": (
+                "stages/train.html#_watched",
+                "brookside_mlops/stages/train.py",
+            ),
+            "brookside_mlops.stages.train.curves_picture": (
+                "stages/train.html#curves_picture",
+                "brookside_mlops/stages/train.py",
+            ),
+            "brookside_mlops.stages.train.train": (
+                "stages/train.html#train",
+                "brookside_mlops/stages/train.py",
+            ),
+        },
+        "brookside_mlops.stages.validate": {
+            "brookside_mlops.stages.validate.ValidateResult": (
+                "stages/validate.html#validateresult",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.contract_for": (
+                "stages/validate.html#contract_for",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.missing_picture": (
+                "stages/validate.html#missing_picture",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.range_picture": (
+                "stages/validate.html#range_picture",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.report_checks": (
+                "stages/validate.html#report_checks",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.rule_check": (
+                "stages/validate.html#rule_check",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.source_table": (
+                "stages/validate.html#source_table",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.validate": (
+                "stages/validate.html#validate",
+                "brookside_mlops/stages/validate.py",
+            ),
+        },
+        "brookside_mlops.tracking": {
+            "brookside_mlops.tracking.experiment_id": (
+                "parts/tracking.html#experiment_id",
+                "brookside_mlops/tracking.py",
+            ),
+            "brookside_mlops.tracking.log_data": (
+                "parts/tracking.html#log_data",
+                "brookside_mlops/tracking.py",
+            ),
+            "brookside_mlops.tracking.log_numbers": (
+                "parts/tracking.html#log_numbers",
+                "brookside_mlops/tracking.py",
+            ),
+            "brookside_mlops.tracking.start_run": (
+                "parts/tracking.html#start_run",
+                "brookside_mlops/tracking.py",
+            ),
+            "brookside_mlops.tracking.tracking_client": (
+                "parts/tracking.html#tracking_client",
+                "brookside_mlops/tracking.py",
+            ),
+            "brookside_mlops.tracking.ui_command": (
+                "parts/tracking.html#ui_command",
+                "brookside_mlops/tracking.py",
+            ),
+        },
+        "brookside_mlops.training": {
+            "brookside_mlops.training.Machine": (
+                "parts/training.html#machine",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.Recipe": ("parts/training.html#recipe", "brookside_mlops/training.py"),
+            "brookside_mlops.training.Recipe.xgboost": (
+                "parts/training.html#recipe.xgboost",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.Trained": (
+                "parts/training.html#trained",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.TrainingData": (
+                "parts/training.html#trainingdata",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training._Watch": ("parts/training.html#_watch", "brookside_mlops/training.py"),
+            "brookside_mlops.training._Watch.__init__": (
+                "parts/training.html#_watch.__init__",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training._Watch.after_iteration": (
+                "parts/training.html#_watch.after_iteration",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training._boost": ("parts/training.html#_boost", "brookside_mlops/training.py"),
+            "brookside_mlops.training._inputs": (
+                "parts/training.html#_inputs",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training._suggest": (
+                "parts/training.html#_suggest",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.class_codes": (
+                "parts/training.html#class_codes",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.convergence": (
+                "parts/training.html#convergence",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.fit": ("parts/training.html#fit", "brookside_mlops/training.py"),
+            "brookside_mlops.training.fit_classifier": (
+                "parts/training.html#fit_classifier",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.fit_clusterer": (
+                "parts/training.html#fit_clusterer",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.fit_regressor": (
+                "parts/training.html#fit_regressor",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.regression_target": (
+                "parts/training.html#regression_target",
+                "brookside_mlops/training.py",
+            ),
+            "brookside_mlops.training.search": ("parts/training.html#search", "brookside_mlops/training.py"),
         },
         "brookside_mlops.usecases": {
             "brookside_mlops.usecases.UseCase": (
@@ -496,6 +1973,76 @@ d = {
             "brookside_mlops.yaml_models.read_yaml": (
                 "parts/yaml_models.html#read_yaml",
                 "brookside_mlops/yaml_models.py",
+            ),
+        },
+        "brookside_mlops.zygote": {
+            "brookside_mlops.zygote.Order": ("parts/zygote.html#order", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.Order.to_json": (
+                "parts/zygote.html#order.to_json",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.Zygote": ("parts/zygote.html#zygote", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.Zygote.__init__": (
+                "parts/zygote.html#zygote.__init__",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.Zygote.close": (
+                "parts/zygote.html#zygote.close",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.Zygote.drop": (
+                "parts/zygote.html#zygote.drop",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.Zygote.fork": (
+                "parts/zygote.html#zygote.fork",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.Zygote.leave": (
+                "parts/zygote.html#zygote.leave",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.Zygote.report": (
+                "parts/zygote.html#zygote.report",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.Zygote.serve": (
+                "parts/zygote.html#zygote.serve",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.Zygote.take_order": (
+                "parts/zygote.html#zygote.take_order",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.become_kernel": (
+                "parts/zygote.html#become_kernel",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.blas_threads": (
+                "parts/zygote.html#blas_threads",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.die_with": ("parts/zygote.html#die_with", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.exit_status": (
+                "parts/zygote.html#exit_status",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.finish": ("parts/zygote.html#finish", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.kill_group": (
+                "parts/zygote.html#kill_group",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.main": ("parts/zygote.html#main", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.restore_blas": (
+                "parts/zygote.html#restore_blas",
+                "brookside_mlops/zygote.py",
+            ),
+            "brookside_mlops.zygote.say": ("parts/zygote.html#say", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.settle": ("parts/zygote.html#settle", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.threads": ("parts/zygote.html#threads", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.zygote_environment": (
+                "parts/zygote.html#zygote_environment",
+                "brookside_mlops/zygote.py",
             ),
         },
     },

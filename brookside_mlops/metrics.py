@@ -191,7 +191,7 @@ def calibration_error(sums: Floats) -> Floats:
 def top_class(case: Classified) -> NDArray[Any]:
     """Return the class with the highest probability [rows]."""
     names: NDArray[Any] = np.array(case.classes, dtype=object)
-    return np.take(names, case.probabilities.argmax(axis=1))
+    return np.asarray(np.take(names, case.probabilities.argmax(axis=1)))
 
 
 # %% ../nbs/parts/metrics.ipynb #49d02fbb

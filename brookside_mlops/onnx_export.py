@@ -58,8 +58,10 @@ def _convert(model: Model) -> onnx.ModelProto:
     _register()
     types = {"category": StringTensorType, "number": FloatTensorType, "boolean": FloatTensorType}
     inputs = [(column.name, types[column.kind]([None, 1])) for column in model.features.columns]
-    options = {id(model.pipeline): {"zipmap": False}} if model.features.task == "classification" else None
-    graph = convert_sklearn(model.pipeline, "model", inputs, options=options, target_opset=OPSETS)
+    task = model.features.task
+    options = {id(model.pipeline): {"zipmap": False}} if task == "classification" else None
+    pipeline = model.pipeline["columns"] if task == "clustering" else model.pipeline
+    graph = convert_sklearn(pipeline, "model", inputs, options=options, target_opset=OPSETS)
     return compose.add_prefix(graph, "model_", rename_inputs=False)
 
 
@@ -89,6 +91,30 @@ def _classes(
     return nodes, constants, outputs
 
 
+def _clusters(model: Model, given: str) -> tuple[list[Any], list[Any], list[Any]]:
+    """Return nodes, constants and outputs that measure the distance to each centre, and name the nearest.
+
+    Distances are of differences, not by the expanded square, which loses the digits of a row near its centre.
+    """
+    centres = np.asarray(model.pipeline["model"].cluster_centers_, dtype=np.float32)
+    constants = [
+        helper.make_tensor("centres", TensorProto.FLOAT, [1, *centres.shape], centres.ravel().tolist()),
+        helper.make_tensor("middle", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("last", TensorProto.INT64, [1], [2]),
+    ]
+    nodes = [
+        helper.make_node("Unsqueeze", [given, "middle"], ["rows"]),
+        helper.make_node("Sub", ["rows", "centres"], ["differences"]),
+        helper.make_node("ReduceL2", ["differences", "last"], ["distances"], keepdims=0),
+        helper.make_node("ArgMin", ["distances"], ["label"], axis=1, keepdims=0),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
+        helper.make_tensor_value_info("distances", TensorProto.FLOAT, [None, len(centres)]),
+    ]
+    return nodes, constants, outputs
+
+
 def _tail(model: Model, given: list[str]) -> tuple[list[Any], list[Any], list[Any]]:
     """Return the nodes, constants and outputs that follow a pipeline with the outputs `given`."""
     if model.features.task == "classification":
@@ -97,16 +123,7 @@ def _tail(model: Model, given: list[str]) -> tuple[list[Any], list[Any], list[An
         last = "Exp" if model.features.log_target else "Identity"
         value = helper.make_tensor_value_info("value", TensorProto.FLOAT, [None, 1])
         return [helper.make_node(last, [given[0]], ["value"])], [], [value]
-    nodes = [
-        helper.make_node("Identity", [given[0]], ["label"]),
-        helper.make_node("Identity", [given[1]], ["distances"]),
-    ]
-    clusters = model.pipeline["model"].n_clusters
-    outputs = [
-        helper.make_tensor_value_info("label", TensorProto.INT64, [None]),
-        helper.make_tensor_value_info("distances", TensorProto.FLOAT, [None, clusters]),
-    ]
-    return nodes, [], outputs
+    return _clusters(model, given[0])
 
 
 def to_onnx(model: Model) -> onnx.ModelProto:

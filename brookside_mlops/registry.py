@@ -63,10 +63,10 @@ def _signature(info: BundleInfo) -> Any:
     from mlflow.types import Schema, TensorSpec
 
     words, numbers = np.dtype(np.str_), np.dtype(np.float32)
-    inputs = [
+    inputs: list[Any] = [
         TensorSpec(words if one.kind == "category" else numbers, (-1, 1), one.name) for one in info.columns
     ]
-    outputs = {
+    outputs: dict[str, list[Any]] = {
         "classification": [
             TensorSpec(words, (-1,), "label"),
             TensorSpec(numbers, (-1, len(info.classes)), "probabilities"),
@@ -179,7 +179,7 @@ def baseline_bundle(run: Run, folder: Path) -> tuple[int, Path] | None:
         if not before:
             return None
         found = client.get_model_version(name, before)
-    artifacts = client.get_run(found.run_id).info.artifact_uri
+    artifacts = client.get_run(str(found.run_id)).info.artifact_uri
     path = mlflow.artifacts.download_artifacts(
         artifact_uri=f"{artifacts}/bundle", dst_path=str(folder), tracking_uri=run.settings.tracking
     )

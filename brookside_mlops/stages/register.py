@@ -12,7 +12,7 @@ from ..files import write_text
 from ..model_card import model_card
 from ..modelling import load_model
 from ..onnx_export import TOLERANCE, Parity, compare_bundle, write_bundle
-from ..registry import Registration, RegisterResult, check_version, register_version
+from ..registry import RegisterResult, Registration, check_version, register_version
 from ..results import Check, worst
 from ..runs import Run
 from .evaluate import EvaluateResult
