@@ -24,9 +24,9 @@ class BuildWithProject(build_py):
         target.mkdir(parents=True)
         shutil.copy(ROOT / "settings.ini", target)
         for source, pattern in (("nbs/stages", "*.ipynb"), ("contracts", "*.yaml")):
-            (target / Path(source).name).mkdir()
+            (target / source).mkdir(parents=True)
             for path in sorted((ROOT / source).glob(pattern)):
-                shutil.copy(path, target / Path(source).name)
+                shutil.copy(path, target / source)
 
 
 setup(cmdclass={"build_py": BuildWithProject})

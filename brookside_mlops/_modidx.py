@@ -91,6 +91,52 @@ d = {
                 "brookside_mlops/bundle.py",
             ),
         },
+        "brookside_mlops.cli": {
+            "brookside_mlops.cli._Group": ("parts/cli.html#_group", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._Group.invoke": ("parts/cli.html#_group.invoke", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._check_line": ("parts/cli.html#_check_line", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._drift_of_tables": (
+                "parts/cli.html#_drift_of_tables",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli._find": ("parts/cli.html#_find", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._stage": ("parts/cli.html#_stage", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.approve_command": (
+                "parts/cli.html#approve_command",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli.deploy_command": ("parts/cli.html#deploy_command", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.drift_command": ("parts/cli.html#drift_command", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.endpoint_list": ("parts/cli.html#endpoint_list", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.endpoint_show": ("parts/cli.html#endpoint_show", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.endpoint_start": ("parts/cli.html#endpoint_start", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.endpoint_stop": ("parts/cli.html#endpoint_stop", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.endpoint_traffic": (
+                "parts/cli.html#endpoint_traffic",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli.infer_command": ("parts/cli.html#infer_command", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.main": ("parts/cli.html#main", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.promote_command": (
+                "parts/cli.html#promote_command",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli.rollback_command": (
+                "parts/cli.html#rollback_command",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli.run_command": ("parts/cli.html#run_command", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.runs_diff": ("parts/cli.html#runs_diff", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.runs_list": ("parts/cli.html#runs_list", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.runs_show": ("parts/cli.html#runs_show", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.smoke_test_command": (
+                "parts/cli.html#smoke_test_command",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli.stage_command": ("parts/cli.html#stage_command", "brookside_mlops/cli.py"),
+        },
         "brookside_mlops.comparison": {
             "brookside_mlops.comparison.Comparison": (
                 "parts/comparison.html#comparison",
@@ -496,6 +542,51 @@ d = {
                 "brookside_mlops/datasets.py",
             ),
         },
+        "brookside_mlops.drift": {
+            "brookside_mlops.drift.DriftReport": ("parts/drift.html#driftreport", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.DriftReport._repr_html_": (
+                "parts/drift.html#driftreport._repr_html_",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.DriftReport.drifted": (
+                "parts/drift.html#driftreport.drifted",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.DriftReport.sentence": (
+                "parts/drift.html#driftreport.sentence",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.FeatureDrift": (
+                "parts/drift.html#featuredrift",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.Thresholds": ("parts/drift.html#thresholds", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._share_missing": (
+                "parts/drift.html#_share_missing",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.binned": ("parts/drift.html#binned", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.compare": ("parts/drift.html#compare", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.compare_feature": (
+                "parts/drift.html#compare_feature",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.compare_tables": (
+                "parts/drift.html#compare_tables",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.cuts": ("parts/drift.html#cuts", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.jensen_shannon": (
+                "parts/drift.html#jensen_shannon",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.kolmogorov_smirnov": (
+                "parts/drift.html#kolmogorov_smirnov",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
+        },
         "brookside_mlops.endpoints.gateway": {
             "brookside_mlops.endpoints.gateway.Gateway": (
                 "parts/gateway.html#gateway",
@@ -735,16 +826,16 @@ d = {
                 "parts/endpoint_state.html#endpointstate.exists",
                 "brookside_mlops/endpoints/state.py",
             ),
-            "brookside_mlops.endpoints.state.EndpointState.keys": (
-                "parts/endpoint_state.html#endpointstate.keys",
-                "brookside_mlops/endpoints/state.py",
-            ),
             "brookside_mlops.endpoints.state.EndpointState.moves": (
                 "parts/endpoint_state.html#endpointstate.moves",
                 "brookside_mlops/endpoints/state.py",
             ),
             "brookside_mlops.endpoints.state.EndpointState.plan": (
                 "parts/endpoint_state.html#endpointstate.plan",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.read_keys": (
+                "parts/endpoint_state.html#endpointstate.read_keys",
                 "brookside_mlops/endpoints/state.py",
             ),
             "brookside_mlops.endpoints.state.EndpointState.remove": (
@@ -824,6 +915,24 @@ d = {
             "brookside_mlops.evaluation_plots.residual_picture": (
                 "parts/evaluation_plots.html#residual_picture",
                 "brookside_mlops/evaluation_plots.py",
+            ),
+        },
+        "brookside_mlops.execution": {
+            "brookside_mlops.execution.CellFailed": (
+                "parts/execution.html#cellfailed",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.CellProgress": (
+                "parts/execution.html#cellprogress",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.execute": (
+                "parts/execution.html#execute",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.failure": (
+                "parts/execution.html#failure",
+                "brookside_mlops/execution.py",
             ),
         },
         "brookside_mlops.explain": {
@@ -1172,6 +1281,24 @@ d = {
                 "brookside_mlops/modelling.py",
             ),
         },
+        "brookside_mlops.onboarding": {
+            "brookside_mlops.onboarding.Onboarding": (
+                "parts/onboarding.html#onboarding",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding.guess_task": (
+                "parts/onboarding.html#guess_task",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding.known_usecases": (
+                "parts/onboarding.html#known_usecases",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding.onboard": (
+                "parts/onboarding.html#onboard",
+                "brookside_mlops/onboarding.py",
+            ),
+        },
         "brookside_mlops.onnx_export": {
             "brookside_mlops.onnx_export.Parity": (
                 "parts/onnx_export.html#parity",
@@ -1299,6 +1426,60 @@ d = {
             "brookside_mlops.payload.parse_payload": (
                 "parts/payload.html#parse_payload",
                 "brookside_mlops/payload.py",
+            ),
+        },
+        "brookside_mlops.pipeline": {
+            "brookside_mlops.pipeline.Event": ("parts/pipeline.html#event", "brookside_mlops/pipeline.py"),
+            "brookside_mlops.pipeline._current": (
+                "parts/pipeline.html#_current",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline._go_back": (
+                "parts/pipeline.html#_go_back",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline._set": ("parts/pipeline.html#_set", "brookside_mlops/pipeline.py"),
+            "brookside_mlops.pipeline._source_digest": (
+                "parts/pipeline.html#_source_digest",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline._wake": ("parts/pipeline.html#_wake", "brookside_mlops/pipeline.py"),
+            "brookside_mlops.pipeline.advance": (
+                "parts/pipeline.html#advance",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.code_of": (
+                "parts/pipeline.html#code_of",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.fingerprint": (
+                "parts/pipeline.html#fingerprint",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.imported": (
+                "parts/pipeline.html#imported",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.intact": ("parts/pipeline.html#intact", "brookside_mlops/pipeline.py"),
+            "brookside_mlops.pipeline.promote": (
+                "parts/pipeline.html#promote",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.run_line": (
+                "parts/pipeline.html#run_line",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.run_stage": (
+                "parts/pipeline.html#run_stage",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.stage_notebook": (
+                "parts/pipeline.html#stage_notebook",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.stage_parameters": (
+                "parts/pipeline.html#stage_parameters",
+                "brookside_mlops/pipeline.py",
             ),
         },
         "brookside_mlops.plots": {
@@ -1438,6 +1619,14 @@ d = {
                 "brookside_mlops/profiles.py",
             ),
         },
+        "brookside_mlops.promotion": {
+            "brookside_mlops.promotion._same": ("parts/promotion.html#_same", "brookside_mlops/promotion.py"),
+            "brookside_mlops.promotion.carried": (
+                "parts/promotion.html#carried",
+                "brookside_mlops/promotion.py",
+            ),
+            "brookside_mlops.promotion.carry": ("parts/promotion.html#carry", "brookside_mlops/promotion.py"),
+        },
         "brookside_mlops.registry": {
             "brookside_mlops.registry.RegisterResult": (
                 "parts/registry.html#registerresult",
@@ -1474,6 +1663,56 @@ d = {
             "brookside_mlops.registry.serving_version": (
                 "parts/registry.html#serving_version",
                 "brookside_mlops/registry.py",
+            ),
+        },
+        "brookside_mlops.reporting": {
+            "brookside_mlops.reporting.Reporter": (
+                "parts/reporting.html#reporter",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter.__call__": (
+                "parts/reporting.html#reporter.__call__",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter.__init__": (
+                "parts/reporting.html#reporter.__init__",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter._begin": (
+                "parts/reporting.html#reporter._begin",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter._cell": (
+                "parts/reporting.html#reporter._cell",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter._end": (
+                "parts/reporting.html#reporter._end",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter._environment": (
+                "parts/reporting.html#reporter._environment",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter._skip": (
+                "parts/reporting.html#reporter._skip",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.headline": (
+                "parts/reporting.html#headline",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.show_end": (
+                "parts/reporting.html#show_end",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.show_json": (
+                "parts/reporting.html#show_json",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.summary": (
+                "parts/reporting.html#summary",
+                "brookside_mlops/reporting.py",
             ),
         },
         "brookside_mlops.results": {
@@ -1515,6 +1754,14 @@ d = {
             "brookside_mlops.rollout.roll_out": ("parts/rollout.html#roll_out", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.serving": ("parts/rollout.html#serving", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.splits": ("parts/rollout.html#splits", "brookside_mlops/rollout.py"),
+        },
+        "brookside_mlops.run_diff": {
+            "brookside_mlops.run_diff.diff": ("parts/run_diff.html#diff", "brookside_mlops/run_diff.py"),
+            "brookside_mlops.run_diff.differing": (
+                "parts/run_diff.html#differing",
+                "brookside_mlops/run_diff.py",
+            ),
+            "brookside_mlops.run_diff.facts": ("parts/run_diff.html#facts", "brookside_mlops/run_diff.py"),
         },
         "brookside_mlops.runs": {
             "brookside_mlops.runs.Approval": ("parts/runs.html#approval", "brookside_mlops/runs.py"),
@@ -1670,6 +1917,24 @@ d = {
             "brookside_mlops.stages.deploy.splits_picture": (
                 "stages/deploy.html#splits_picture",
                 "brookside_mlops/stages/deploy.py",
+            ),
+        },
+        "brookside_mlops.stages.drift": {
+            "brookside_mlops.stages.drift.DriftResult": (
+                "stages/drift.html#driftresult",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.drift": (
+                "stages/drift.html#drift",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.psi_picture": (
+                "stages/drift.html#psi_picture",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.report_checks": (
+                "stages/drift.html#report_checks",
+                "brookside_mlops/stages/drift.py",
             ),
         },
         "brookside_mlops.stages.engineer": {

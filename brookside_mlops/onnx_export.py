@@ -105,7 +105,9 @@ def _clusters(model: Model, given: str) -> tuple[list[Any], list[Any], list[Any]
     nodes = [
         helper.make_node("Unsqueeze", [given, "middle"], ["rows"]),
         helper.make_node("Sub", ["rows", "centres"], ["differences"]),
-        helper.make_node("ReduceL2", ["differences", "last"], ["distances"], keepdims=0),
+        helper.make_node("Mul", ["differences", "differences"], ["squares"]),
+        helper.make_node("ReduceSum", ["squares", "last"], ["squared"], keepdims=0),
+        helper.make_node("Sqrt", ["squared"], ["distances"]),
         helper.make_node("ArgMin", ["distances"], ["label"], axis=1, keepdims=0),
     ]
     outputs = [

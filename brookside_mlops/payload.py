@@ -114,11 +114,11 @@ def _fits(kind: str, value: Any) -> bool:
     """Say whether a value is of a kind, or missing."""
     if value is None:
         return True
-    if not isinstance(value, _TYPES[kind]) or (kind == "number" and isinstance(value, bool)):
+    if type(value) not in _TYPES[kind]:
         return False
     if kind == "boolean":
         return value in (0, 1)
-    return kind == "category" or -_LARGEST <= value <= _LARGEST
+    return isinstance(value, str) or -_LARGEST <= value <= _LARGEST
 
 
 def parse_payload(

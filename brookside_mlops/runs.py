@@ -109,7 +109,9 @@ class RunRecord(BaseModel):
     environment: str
     usecase: str
     created: str
+    line: tuple[str, ...] = ()
     promoted_from: str = ""
+    promoted_to: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     git_revision: str = ""
@@ -169,9 +171,14 @@ class Run:
 
     @classmethod
     def create(
-        cls, project: Path, environment: str, usecase: str, parameters: Mapping[str, Any] | None = None
+        cls,
+        project: Path,
+        environment: str,
+        usecase: str,
+        parameters: Mapping[str, Any] | None = None,
+        line: tuple[str, ...] = (),
     ) -> Run:
-        """Make a run folder with its run.json. Raises `InputError` when settings are wrong."""
+        """Make a run folder with its run.json; `line` names the environments to promote to. `InputError` for wrong settings."""
         settings, case = read_settings(project, environment, usecase)
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{case.name}-{secrets.token_hex(2)}"
         record = RunRecord(
@@ -179,6 +186,7 @@ class Run:
             environment=environment,
             usecase=case.name,
             created=now(),
+            line=line,
             parameters=dict(parameters or {}),
             seed=settings.seed,
             git_revision=git_revision(project),

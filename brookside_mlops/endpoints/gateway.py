@@ -157,7 +157,7 @@ class Gateway:
         self.rotation = Rotation({})
         self.versions: dict[str, str] = {}
         self.lock = asyncio.Lock()
-        primary, secondary, own = (key.encode() for key in state.keys())
+        primary, secondary, own = (key.encode() for key in state.read_keys())
         self.callers, self.own = (primary, secondary), own
 
     async def reload(self) -> dict[str, str]:

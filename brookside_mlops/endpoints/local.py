@@ -98,7 +98,7 @@ class LocalEndpoint:
     def _reload(self) -> dict[str, str]:
         """Tell the server to read the state, and return the states of the deployments."""
         port = self.state.server()[1]
-        headers = {"Authorization": f"Bearer {self.state.keys()[2]}"}
+        headers = {"Authorization": f"Bearer {self.state.read_keys()[2]}"}
         try:
             answer = httpx.post(f"http://127.0.0.1:{port}/-/reload", headers=headers, timeout=STARTING)
         except httpx.HTTPError as error:
@@ -163,7 +163,7 @@ class LocalEndpoint:
 
     def score(self, body: bytes, deployment: str = "", key: str | None = None) -> Answer:
         """Send a request, to one deployment if it is named, and return the answer, whatever its status."""
-        headers = {"Authorization": f"Bearer {self.state.keys()[0] if key is None else key}"}
+        headers = {"Authorization": f"Bearer {self.state.read_keys()[0] if key is None else key}"}
         headers |= {"Content-Type": "application/json"} | ({PIN: deployment} if deployment else {})
         begun = time.perf_counter()
         try:

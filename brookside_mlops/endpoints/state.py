@@ -72,7 +72,7 @@ class EndpointState:
         finally:
             database.close()
 
-    def keys(self) -> tuple[str, str, str]:
+    def read_keys(self) -> tuple[str, str, str]:
         """Return the primary key, the secondary key, and the key of the server's own commands."""
         first, second, own = self.key_file.read_text(encoding="utf-8").split()
         return first, second, own

@@ -40,7 +40,6 @@ from ..datasets import read_table
 from brookside_mlops.evaluation_plots import (
     calibration_picture,
     cluster_picture,
-    importance_picture,
     ranking_picture,
     residual_picture,
 )
@@ -69,11 +68,10 @@ from .train import TrainResult
 def classified(model: Model, frame: pd.DataFrame, found: Predictions) -> Classified:
     """Return a classifier's answers for raw rows with the truth."""
     features = model.features
-    assert found.labels is not None and found.probabilities is not None  # nosec B101 - narrows the type
     return Classified(
         class_names(frame[features.target]),
-        found.labels,
-        found.probabilities,
+        np.asarray(found.labels),
+        np.asarray(found.probabilities),
         features.classes,
         features.positive or None,
     )
@@ -106,13 +104,14 @@ def measure(model: Model, frame: pd.DataFrame, train: pd.DataFrame, how: Resampl
     if model.features.task == "classification":
         return classification_metrics(classified(model, frame, found), how)
     if model.features.task == "regression":
-        assert found.values is not None  # nosec B101 - narrows the type
-        return regression_metrics(frame[model.features.target].to_numpy(dtype=float), found.values, how)
-    assert found.labels is not None  # nosec B101 - narrows the type
+        return regression_metrics(
+            frame[model.features.target].to_numpy(dtype=float), np.asarray(found.values), how
+        )
+    labels = np.asarray(found.labels)
     target = model.features.target
     reference = frame[target].astype(str).to_numpy() if target in frame else None
     asked = points(model, frame)
-    metrics = clustering_metrics(asked, found.labels, reference, how)
+    metrics = clustering_metrics(asked, labels, reference, how)
     return metrics | {"stability": stability(model.pipeline["model"], points(model, train), asked, how=how)}
 
 
@@ -178,12 +177,12 @@ def against_baseline(run: Run, model: Model, frame: pd.DataFrame, how: Resamplin
         actual = frame[model.features.target].to_numpy(dtype=float)
         difference = r2_difference(actual, found.values, old["value"].ravel().astype(float))
         return compare_resampled(Paired("r2", difference, len(frame)), name, *limits, how)
-    assert found.labels is not None  # nosec B101 - narrows the type
+    labels = np.asarray(found.labels)
     if found.probabilities is not None:
         truth = class_names(frame[model.features.target])
-        return compare_classes(found.labels == truth, old["label"].ravel() == truth, name, *limits)
+        return compare_classes(labels == truth, old["label"].ravel() == truth, name, *limits)
     space = points(model, frame)
-    values = [silhouette_values(space, labels, how.seed) for labels in (found.labels, old["label"].ravel())]
+    values = [silhouette_values(space, one, how.seed) for one in (labels, old["label"].ravel())]
     difference = mean_difference(values[0], values[1])
     return compare_resampled(Paired("silhouette", difference, len(values[0])), name, *limits, how)
 
@@ -236,5 +235,4 @@ def answer_pictures(model: Model, frame: pd.DataFrame) -> list[Picture]:
     if found.values is not None:
         actual = frame[model.features.target].to_numpy(dtype=float)
         return [residual_picture(actual, found.values, model.features.target)]
-    assert found.labels is not None  # nosec B101 - narrows the type
-    return [cluster_picture(points(model, frame), found.labels)]
+    return [cluster_picture(points(model, frame), np.asarray(found.labels))]
