@@ -297,9 +297,10 @@ def promote_command(
     from brookside_mlops.settings import ENVIRONMENTS
 
     source = _find(run, "", "")
-    if to not in ENVIRONMENTS or ENVIRONMENTS.index(to) <= ENVIRONMENTS.index(source.environment):
+    later = ENVIRONMENTS[ENVIRONMENTS.index(source.environment) + 1 :]
+    if to not in later:
         raise InputError(
-            f"--to {to}: a run in {source.environment} can go to {', '.join(ENVIRONMENTS[ENVIRONMENTS.index(source.environment) + 1:]) or 'nowhere'}"
+            f"--to {to}: a run in {source.environment} can go to {', '.join(later) or 'nowhere'}"
         )
     _go(promote(source, to), approve_as, as_json)
 

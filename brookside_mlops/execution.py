@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .kernels import kernel_manager
 from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError
 
 # %% auto #0
 __all__ = ["CellFailed", "CellProgress", "failure", "execute"]
 
-
 # %% ../nbs/parts/execution.ipynb #082e8e83
+_LOG = logging.getLogger("brookside.kernel")
+
+
 class CellFailed(BrooksideError):
     """A cell raised something that no stage expects. The message names notebook, cell and error."""
 
@@ -48,6 +51,12 @@ def failure(notebook: Path, name: str, message: str, cell: int) -> BrooksideErro
 
 
 # %% ../nbs/parts/execution.ipynb #06c199d3
+def _quiet() -> None:
+    """Keep the loggers of papermill and Jupyter from repeating what the notebook says."""
+    for name in ("papermill", "nbclient", "traitlets", "brookside.kernel"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def execute(
     notebook: Path,
     output: Path,
@@ -57,11 +66,12 @@ def execute(
 ) -> None:
     """Run a notebook with parameters and save the executed copy. Raises the error that its failing cell raised."""
     import papermill
+    from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
-    class Telling(NBClientEngine):  # type: ignore[misc]  # papermill has no types
-        """papermill's own engine, which tells the cell it comes to."""
+    class Telling(NBClientEngine):
+        """papermill's own engine, on a forked kernel where that is possible, which tells the cell it comes to."""
 
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
@@ -74,10 +84,14 @@ def execute(
                 begin(cell, cell_index, **rest)
 
             nb_man.cell_start = cell_start
-            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+            with kernel_manager() as manager:
+                client = PapermillNotebookClient(
+                    nb_man, km=manager, kernel_name=kernel_name, timeout=None, log=_LOG
+                )
+                client.owns_km = True
+                return client.execute()
 
-    for name in ("papermill", "nbclient", "traitlets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _quiet()
     papermill_engines.register("brookside", Telling)
     try:
         papermill.execute_notebook(
@@ -86,6 +100,7 @@ def execute(
             dict(parameters),
             engine_name="brookside",
             kernel_name="python3",
+            language="python",
             progress_bar=False,
             cwd=str(cwd) if cwd else None,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import TargetEncoder
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
@@ -34,12 +34,14 @@ def single_column_power(frame: pd.DataFrame, features: Features, seed: int = 0) 
     classes = features.task == "classification"
     target = class_names(rows[features.target]) if classes else rows[features.target].to_numpy(dtype=float)
     guess = float(np.unique(target, return_counts=True)[1].max() / len(target)) if classes else 0.0
+    kind = "auto" if classes else "continuous"
+    encoder = TargetEncoder(target_type=kind, cv=KFold(5, shuffle=True, random_state=seed))
     found = {}
     for column in features.columns:
         tree = (DecisionTreeClassifier if classes else DecisionTreeRegressor)(
             max_leaf_nodes=64, random_state=seed
         )
-        model = make_pipeline(TargetEncoder(random_state=seed), tree) if column.kind == "category" else tree
+        model = make_pipeline(encoder, tree) if column.kind == "category" else tree
         score = float(cross_val_score(model, inputs[[column.name]].to_numpy(), target, cv=2).mean())
         found[column.name] = max(0.0, (score - guess) / (1 - guess)) if guess < 1 else 0.0
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -53,11 +53,12 @@ def temper(probabilities: Floats, temperature: float) -> Floats:
 # %% ../nbs/parts/modelling.ipynb #bf703c7b
 @dataclass(frozen=True)
 class Model:
-    """A fitted pipeline (steps `columns` and `model`), the raw columns it takes and its temperature."""
+    """A fitted pipeline (steps `columns` and `model`), the raw columns it takes and its temperature; `offset` is added to a regression before any exponential."""
 
     features: Features
     pipeline: Pipeline
     temperature: float = 1.0
+    offset: float = 0.0
 
     def predict(self, frame: pd.DataFrame) -> Predictions:
         """Return the answers for raw rows. Raises InputError where a column is missing."""
@@ -67,7 +68,7 @@ class Model:
             names = np.array(self.features.classes, dtype=object)
             return Predictions(labels=names[probabilities.argmax(axis=1)], probabilities=probabilities)
         if self.features.task == "regression":
-            values = np.asarray(self.pipeline.predict(inputs), dtype=np.float64)
+            values = np.asarray(self.pipeline.predict(inputs), dtype=np.float64) + self.offset
             return Predictions(values=np.exp(values) if self.features.log_target else values)
         distances = np.asarray(self.pipeline.transform(inputs), dtype=np.float64)
         return Predictions(labels=distances.argmin(axis=1).astype(np.int64), distances=distances)
@@ -78,13 +79,19 @@ class Model:
             "features": self.features.model_dump_json(),
             "pipeline": self.pipeline,
             "temperature": self.temperature,
+            "offset": self.offset,
         }
         with replacing(path) as temporary:
             skops.io.dump(content, temporary)
 
 
 # %% ../nbs/parts/modelling.ipynb #bd6daa53
-TRUSTED = ("xgboost.core.Booster", "xgboost.sklearn.XGBClassifier", "xgboost.sklearn.XGBRegressor")
+TRUSTED = (
+    "numpy.dtype",
+    "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier",
+    "xgboost.sklearn.XGBRegressor",
+)
 
 
 def load_model(path: Path) -> Model:
@@ -94,4 +101,4 @@ def load_model(path: Path) -> Model:
         raise InputError(f"{path} holds types that are not trusted: {', '.join(sorted(unknown))}")
     content = skops.io.load(path, trusted=list(TRUSTED))
     features = Features.model_validate_json(content["features"])
-    return Model(features, content["pipeline"], content["temperature"])
+    return Model(features, content["pipeline"], content["temperature"], content["offset"])

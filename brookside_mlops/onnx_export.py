@@ -124,7 +124,11 @@ def _tail(model: Model, given: list[str]) -> tuple[list[Any], list[Any], list[An
     if model.features.task == "regression":
         last = "Exp" if model.features.log_target else "Identity"
         value = helper.make_tensor_value_info("value", TensorProto.FLOAT, [None, 1])
-        return [helper.make_node(last, [given[0]], ["value"])], [], [value]
+        nodes = [
+            helper.make_node("Add", [given[0], "offset"], ["whole"]),
+            helper.make_node(last, ["whole"], ["value"]),
+        ]
+        return nodes, [helper.make_tensor("offset", TensorProto.FLOAT, [1], [model.offset])], [value]
     return _clusters(model, given[0])
 
 

@@ -41,8 +41,9 @@ class Reporter:
         getattr(self, f"_{event.kind}")(event)
 
     def _environment(self, event: Event) -> None:
+        origin = event.run.record.promoted_from
         self.console.print(
-            f"\n[bold]{event.run.environment}[/] run {event.run.id}, promoted from {event.run.record.promoted_from}"
+            f"\n{event.run.environment} run {event.run.id}, promoted from {origin}", soft_wrap=True
         )
 
     def _begin(self, event: Event) -> None:
@@ -65,7 +66,8 @@ class Reporter:
             return
         verdict = record.verdict or ("fail" if record.state == "failed" else record.state)
         colour = _STYLES.get(verdict, "cyan")
-        sign = {**SIGNS, "waiting": "…"}.get(verdict, " ")
+        signs: dict[str, str] = {**dict(SIGNS.items()), "waiting": "…"}
+        sign = signs.get(verdict, " ")
         number = STAGES.index(event.stage) + 1
         self.console.print(
             f"[{colour}]{sign} {verdict:8}[/] {number:02d} {event.stage:11} {record.seconds:6.1f} s", end="  "
@@ -78,15 +80,22 @@ class Reporter:
         self.console.print(f"[dim]= {verdict:8} {number:02d} {event.stage:11} unchanged, kept[/]")
 
 
+_DULL = {"converged", "a wrong key is refused"}
+
+
 def headline(run: Run, stage: str) -> str:
     """Return the result of a stage in a line: what failed or warned, else its first check."""
     path = run.folder / f"{stage}.json"
     if stage not in {one.stage for one in run.record.artifacts.values()} or not path.exists():
         return ""
     result = StageResult.model_validate_json(path.read_text(encoding="utf-8"))
-    chosen = [check for check in result.checks if check.verdict == result.verdict] or result.checks
-    said = "; ".join(f"{check.name}: {check.measured_text()} ({check.required})" for check in chosen[:2])
-    return said[:150]
+    chosen = [check for check in result.checks if check.verdict == result.verdict and check.name not in _DULL]
+    if stage in ("register", "deploy", "smoke_test"):
+        chosen.reverse()
+    said = "; ".join(
+        f"{check.name} {check.measured_text()}, required {check.required}" for check in chosen[:2]
+    )
+    return said if len(said) <= 140 else said[:139] + "…"
 
 
 # %% ../nbs/parts/reporting.ipynb #82e2a3bf

@@ -199,9 +199,10 @@ def fit_regressor(data: TrainingData, recipe: Recipe, machine: Machine) -> Train
     columns, first, second = _inputs(data)
     target, valid_target = regression_target(data.train, features), regression_target(data.valid, features)
     estimator = XGBRegressor(**recipe.xgboost(), random_state=machine.seed, n_jobs=machine.threads)
-    parts = (first, target, second, valid_target)
+    offset = float(target.mean())
+    parts = (first, target - offset, second, valid_target - offset)
     converged, reason, curves, metric = _boost(estimator, parts, recipe, machine)
-    model = Model(features, Pipeline([("columns", columns), ("model", estimator)]))
+    model = Model(features, Pipeline([("columns", columns), ("model", estimator)]), offset=offset)
     loss = float(estimator.best_score)
     return Trained(model, converged, reason, estimator.best_iteration + 1, loss, curves, metric)
 

@@ -40,6 +40,7 @@ __all__ = [
     "die_with",
     "settle",
     "finish",
+    "end_control",
     "become_kernel",
     "exit_status",
     "kill_group",
@@ -165,6 +166,14 @@ def finish(code: int) -> None:
     os._exit(code)
 
 
+# %% ../nbs/parts/zygote.ipynb #ce9f0e14
+def end_control(app: Any) -> None:
+    """Let the control thread of a kernel finish while the thread that it may wait for still runs."""
+    if app.control_thread is not None and app.control_thread.is_alive():
+        app.control_thread.stop()
+        app.control_thread.join(5)
+
+
 # %% ../nbs/parts/zygote.ipynb #09d7510c
 def become_kernel(order: Order, channel: socket.socket, outputs: tuple[int, int], parent: int) -> None:
     """Run an IPython kernel in this process, just forked, and end with it; say on `channel` when it listens, or why not."""
@@ -184,6 +193,7 @@ def become_kernel(order: Order, channel: socket.socket, outputs: tuple[int, int]
         say(channel, listening=os.getpid())
         channel.close()
         app.start()
+        end_control(app)
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

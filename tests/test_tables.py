@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from tables import AMES, CELLS, CHURN, TABLES, Table
+from tests.tables import AMES, CELLS, CHURN, TABLES, Table
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)

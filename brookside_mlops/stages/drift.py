@@ -6,7 +6,6 @@
 __all__ = ["DriftResult", "report_checks", "drift", "psi_picture"]
 
 # %% ../../nbs/stages/08_drift.ipynb #fccefeca
-from ..datasets import read_table
 from ..drift import DriftReport, Thresholds, compare_tables
 from ..features import read_features
 from ..plots import COLOURS, Picture, describe, figure

@@ -1,0 +1,37 @@
+"""Runs that several tests look at, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from brookside_mlops.runs import STAGES, Run
+from brookside_mlops.scratch import _advance
+
+UNTIL_REGISTER = STAGES[:5]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Return a function that gives a dev run of a use case, done up to registration on a small portfolio."""
+    made: dict[str, Run] = {}
+
+    def run_of(usecase: str) -> Run:
+        if usecase not in made:
+            run = Run.create(tmp_path_factory.mktemp(usecase), "dev", usecase)
+            _advance(run, UNTIL_REGISTER)
+            made[usecase] = run
+        return made[usecase]
+
+    return run_of
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    """Yield an empty project; its endpoints are stopped at the end."""
+    from brookside_mlops.endpoints.local import stop_all
+
+    yield tmp_path
+    stop_all(tmp_path / ".brookside")

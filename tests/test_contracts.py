@@ -1,0 +1,154 @@
+"""Contracts: inferred, written, read, kept, broken."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brookside_mlops.contract_checks import check_table
+from brookside_mlops.contract_files import contract_text, read_contract, write_contract
+from brookside_mlops.contract_inference import infer_contract
+from brookside_mlops.contracts import Column, Contract, Freshness, RowCount, for_usecase
+from brookside_mlops.errors import InputError
+from brookside_mlops.portfolio import COLUMNS, portfolio
+from tests.tables import ames, cells, mlc_churn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def broken(path: Path, contract: Contract, **options: datetime) -> dict[str, int]:
+    report = check_table(path, contract, **options)
+    return {f"{rule.rule} {rule.column}".strip(): rule.violations for rule in report.rules if rule.violations}
+
+
+def test_portfolio_keeps_the_contract_that_comes_with_it(tmp_path: Path) -> None:
+    contract = read_contract(ROOT / "contracts" / "portfolio.yaml")
+    assert list(contract.columns) == [column.name for column in COLUMNS]
+    assert {name: one.unit for name, one in contract.columns.items()} == {
+        one.name: one.unit for one in COLUMNS
+    }
+    portfolio(3_000).to_parquet(tmp_path / "p.parquet")
+    assert broken(tmp_path / "p.parquet", contract) == {}
+
+
+@pytest.mark.parametrize(("table", "target"), [(mlc_churn, "churn"), (ames, "Sale_Price"), (cells, "class")])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_real_table_keeps_the_contract_inferred_from_it(table, target: str, ending: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / f"t.{ending}"
+    frame = table()
+    frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+    contract, notes = infer_contract(path, target=target)
+    assert contract.target == target and len(contract.features) > 10
+    assert broken(path, contract) == {}
+    write_contract(tmp_path / "c.yaml", contract, notes)
+    assert read_contract(tmp_path / "c.yaml") == contract
+
+
+CONTRACT = Contract(
+    name="ideas",
+    rows=RowCount(min=2, max=5),
+    unique=(("idea",),),
+    freshness=Freshness(max_age_days=10),
+    columns={
+        "idea": Column(kind="text", role="key"),
+        "sent": Column(kind="datetime", role="time"),
+        "weeks": Column(kind="number", nullable=True, max_missing=0.4, min=1.0, max=50.0),
+        "unit": Column(kind="category", allowed=("sales", "legal")),
+        "viable": Column(kind="category", role="target"),
+    },
+)
+HEAD = "idea,sent,weeks,unit,viable\n"
+NOW = datetime(2026, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rule", "count"),
+    [
+        ("a,2026-01-01,2,sales,yes\nb,2026-01-02,3,legal,no\n", "", 0),
+        ("a,2026-01-01,2,sales,yes\na,2026-01-02,3,legal,no\n", "unique idea", 1),
+        ("a,2026-01-01,99,sales,yes\nb,2026-01-02,3,legal,no\n", "range weeks", 1),
+        ("a,2026-01-01,2,sales,yes\nb,2026-01-02,3,shop,no\n", "allowed unit", 1),
+        ("a,2026-01-01,,sales,yes\nb,2026-01-02,3,legal,no\n", "missing weeks", 1),
+        ("a,2026-01-01,2,,yes\nb,2026-01-02,3,legal,no\n", "missing unit", 1),
+        ("a,2026-01-01,two,sales,yes\nb,2026-01-02,3,legal,no\n", "kind weeks", 1),
+        ("a,2026-01-01,2,sales,yes\nb,2026-01-02,3,legal,yes\n", "varies viable", 1),
+        ("a,2026-01-01,2,sales,yes\n", "rows", 1),
+        ("a,2025-01-01,2,sales,yes\nb,2025-01-02,3,legal,no\n", "freshness sent", 1),
+    ],
+)
+def test_each_rule_counts_its_violations(rows: str, rule: str, count: int, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(HEAD + rows)
+    found = broken(tmp_path / "t.csv", CONTRACT, as_of=NOW)
+    assert found.get(rule, 0) == count and (rule or not found)
+
+
+def test_missing_and_unexpected_columns_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "idea,sent,weeks,viable,more\na,2026-01-01,2,yes,1\nb,2026-01-02,3,no,2\n"
+    )
+    found = broken(tmp_path / "t.csv", CONTRACT, as_of=NOW)
+    assert found == {"present unit": 1, "unexpected": 1}
+
+
+def test_at_most_a_hundred_offending_rows_are_kept_with_their_numbers(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": np.arange(1, 501), "key": ["same"] * 500})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    contract = Contract(
+        unique=(("key",),),
+        columns={"x": Column(kind="integer", min=101.0), "key": Column(kind="text", role="key")},
+    )
+    rules = {rule.rule: rule for rule in check_table(tmp_path / "t.csv", contract).rules}
+    assert rules["range"].violations == 100 and [one.row for one in rules["range"].offences] == list(
+        range(1, 101)
+    )
+    assert rules["unique"].violations == 499 and len(rules["unique"].offences) == 100
+
+
+def test_contract_of_a_use_case_has_its_target_and_no_other() -> None:
+    contract = read_contract(ROOT / "contracts" / "portfolio.yaml")
+    mine = for_usecase(contract, "cost")
+    assert mine.target == "cost" and mine.columns["viable"].role == "ignore"
+    assert for_usecase(contract, "cost", ("team_size",)).features == ["team_size"]
+    for target, features, said in (
+        ("costs", (), "Was 'cost' meant"),
+        ("cost", ("cost",), "is the target"),
+        ("cost", ("idea_id",), "text is no feature"),
+    ):
+        with pytest.raises(InputError, match=said):
+            for_usecase(contract, target, features)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("columns:\n  a: {kind: numbr}\n", "line 2"),
+        ("columns:\n  a: {kind: number, minn: 3}\n", "was 'min' meant"),
+        ("columns:\n  a: {kind: number, min: 5, max: 3}\n", "is above max"),
+        ("columns:\n  a: {kind: category, min: 5}\n", "has no range"),
+        ("columns: {}\n", "columns"),
+        ("columns:\n  a: {kind: number, role: target, nullable: true}\n", "teaches nothing"),
+        ("unique: [b]\ncolumns:\n  a: {kind: number}\n", "no column 'b'"),
+    ],
+)
+def test_mistakes_in_a_contract_name_line_and_key(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_contract(tmp_path / "c.yaml")
+
+
+def test_target_with_gaps_or_one_value_is_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"a": range(5), "t": ["x", None, "y", "x", "y"]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(InputError, match="1 rows have no target"):
+        infer_contract(tmp_path / "t.csv", target="t")
+    pd.DataFrame({"a": range(5), "t": ["x"] * 5}).to_csv(tmp_path / "u.csv", index=False)
+    with pytest.raises(InputError, match="'x' in every row"):
+        infer_contract(tmp_path / "u.csv", target="t")
+
+
+def test_text_of_a_contract_reads_back(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(contract_text(CONTRACT, {"idea": "a note\nof two lines"}))
+    assert read_contract(tmp_path / "c.yaml") == CONTRACT
