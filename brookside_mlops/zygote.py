@@ -51,8 +51,10 @@ __all__ = [
 # %% ../nbs/parts/zygote.ipynb #22e4aeff
 LIBRARIES = (
     "ipykernel.kernelapp",
-    "ipykernel.zmqshell",
-    "debugpy.server.api",
+    "ipykernel.debugger",
+    "IPython.core.completerlib",
+    "IPython.extensions.storemagic",
+    "tornado.platform.asyncio",
     "numpy",
     "threadpoolctl",
     "pandas",
