@@ -710,6 +710,10 @@ d = {
                 "parts/local.html#localendpoint.delete_deployment",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.exclusive": (
+                "parts/local.html#localendpoint.exclusive",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.health": (
                 "parts/local.html#localendpoint.health",
                 "brookside_mlops/endpoints/local.py",
@@ -926,12 +930,106 @@ d = {
                 "parts/execution.html#cellprogress",
                 "brookside_mlops/execution.py",
             ),
+            "brookside_mlops.execution.Client": (
+                "parts/execution.html#client",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client._async_poll_kernel_alive": (
+                "parts/execution.html#client._async_poll_kernel_alive",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client._async_poll_output_msg": (
+                "parts/execution.html#client._async_poll_output_msg",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client.connect": (
+                "parts/execution.html#client.connect",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client.deliver": (
+                "parts/execution.html#client.deliver",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client.end": (
+                "parts/execution.html#client.end",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client.last_words": (
+                "parts/execution.html#client.last_words",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client.obituary": (
+                "parts/execution.html#client.obituary",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client.run": (
+                "parts/execution.html#client.run",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client.run_cells": (
+                "parts/execution.html#client.run_cells",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Client.stop": (
+                "parts/execution.html#client.stop",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Job": ("parts/execution.html#job", "brookside_mlops/execution.py"),
+            "brookside_mlops.execution.Record": (
+                "parts/execution.html#record",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Record.__init__": (
+                "parts/execution.html#record.__init__",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Record.autosave_cell": (
+                "parts/execution.html#record.autosave_cell",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Record.cell_start": (
+                "parts/execution.html#record.cell_start",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Record.keep_written": (
+                "parts/execution.html#record.keep_written",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Record.save": (
+                "parts/execution.html#record.save",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.Record.write": (
+                "parts/execution.html#record.write",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.StageEngine": (
+                "parts/execution.html#stageengine",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.StageEngine.execute_notebook": (
+                "parts/execution.html#stageengine.execute_notebook",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution._quiet": (
+                "parts/execution.html#_quiet",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.death": ("parts/execution.html#death", "brookside_mlops/execution.py"),
             "brookside_mlops.execution.execute": (
                 "parts/execution.html#execute",
                 "brookside_mlops/execution.py",
             ),
             "brookside_mlops.execution.failure": (
                 "parts/execution.html#failure",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.interrupted": (
+                "parts/execution.html#interrupted",
+                "brookside_mlops/execution.py",
+            ),
+            "brookside_mlops.execution.run_alone": (
+                "parts/execution.html#run_alone",
                 "brookside_mlops/execution.py",
             ),
         },
@@ -1093,6 +1191,10 @@ d = {
             ),
             "brookside_mlops.kernels.cool_down": (
                 "parts/kernels.html#cool_down",
+                "brookside_mlops/kernels.py",
+            ),
+            "brookside_mlops.kernels.descriptor": (
+                "parts/kernels.html#descriptor",
                 "brookside_mlops/kernels.py",
             ),
             "brookside_mlops.kernels.early": ("parts/kernels.html#early", "brookside_mlops/kernels.py"),
@@ -1743,6 +1845,14 @@ d = {
             "brookside_mlops.rollout.Release": ("parts/rollout.html#release", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.Rollout": ("parts/rollout.html#rollout", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout._restore": ("parts/rollout.html#_restore", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout._roll_back": (
+                "parts/rollout.html#_roll_back",
+                "brookside_mlops/rollout.py",
+            ),
+            "brookside_mlops.rollout._roll_out": (
+                "parts/rollout.html#_roll_out",
+                "brookside_mlops/rollout.py",
+            ),
             "brookside_mlops.rollout.free_name": (
                 "parts/rollout.html#free_name",
                 "brookside_mlops/rollout.py",
@@ -2042,6 +2152,10 @@ d = {
                 "stages/smoke_test.html#smoke_test",
                 "brookside_mlops/stages/smoke_test.py",
             ),
+            "brookside_mlops.stages.smoke_test.superseded": (
+                "stages/smoke_test.html#superseded",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
             "brookside_mlops.stages.smoke_test.test_rows": (
                 "stages/smoke_test.html#test_rows",
                 "brookside_mlops/stages/smoke_test.py",
@@ -2288,6 +2402,11 @@ d = {
                 "brookside_mlops/zygote.py",
             ),
             "brookside_mlops.zygote.die_with": ("parts/zygote.html#die_with", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.drain": ("parts/zygote.html#drain", "brookside_mlops/zygote.py"),
+            "brookside_mlops.zygote.end_control": (
+                "parts/zygote.html#end_control",
+                "brookside_mlops/zygote.py",
+            ),
             "brookside_mlops.zygote.exit_status": (
                 "parts/zygote.html#exit_status",
                 "brookside_mlops/zygote.py",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,8 @@ class Bundle:
         """Return one JSON-ready answer per row."""
         found = self.run(columns)
         if self.info.task == "regression":
-            return [float(f"{value:.7g}") for value in found["value"].ravel()]
+            values = found["value"].ravel().tolist()
+            return [float(f"{value:.7g}") if math.isfinite(value) else None for value in values]
         if self.info.task == "clustering":
             return [{"cluster": int(label)} for label in found["label"].ravel()]
         return self._classes(found["label"].ravel(), found["probabilities"])

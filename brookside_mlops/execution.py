@@ -5,38 +5,74 @@
 # %% ../nbs/parts/execution.ipynb #0cbfa7ce
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import signal
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
-from .kernels import kernel_manager
+import nbformat
+import papermill
+from nbclient.exceptions import CellExecutionComplete, CellExecutionError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
 from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError
+from .files import write_text
+from .kernels import kernel_manager
 
 # %% auto #0
-__all__ = ["CellFailed", "CellProgress", "failure", "execute"]
+__all__ = [
+    "SAVE_SECONDS",
+    "START_SECONDS",
+    "STOP_SECONDS",
+    "LAST_WORDS",
+    "DEATH_RATTLE",
+    "NO_HISTORY",
+    "ENGINE",
+    "CellProgress",
+    "CellFailed",
+    "failure",
+    "Record",
+    "death",
+    "interrupted",
+    "Client",
+    "run_alone",
+    "Job",
+    "StageEngine",
+    "execute",
+]
 
-# %% ../nbs/parts/execution.ipynb #082e8e83
-_LOG = logging.getLogger("brookside.kernel")
+
+# %% ../nbs/parts/execution.ipynb #46063019
+@dataclass(frozen=True)
+class CellProgress:
+    """The cell that is about to run, counted from 1, how many there are, the seconds so far and the last heading."""
+
+    cell: int
+    cells: int
+    seconds: float = 0.0
+    heading: str = ""
 
 
 class CellFailed(BrooksideError):
-    """A cell raised something that no stage expects. The message names notebook, cell and error."""
+    """A cell raised something that no stage expects, or its kernel died. The message names notebook, cell and error."""
 
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class CellProgress:
-    """The cell that is about to run, counted from 1, and how many there are."""
-
-    cell: int
-    cells: int
-
-
 _EXPECTED: dict[str, type[BrooksideError]] = {
-    kind.__name__: kind for kind in (InputError, GateFailed, ApprovalNeeded)
+    "InputError": InputError,
+    "GateFailed": GateFailed,
+    "EndpointError": GateFailed,
+    "ApprovalNeeded": ApprovalNeeded,
 }
 
 
@@ -45,64 +81,280 @@ def failure(notebook: Path, name: str, message: str, cell: int) -> BrooksideErro
     kind = _EXPECTED.get(name)
     if kind is not None:
         return kind(message)
-    if name == "EndpointError":
-        return GateFailed(message)
-    return CellFailed(f"{notebook.name}, cell {cell}: {name}: {message}")
+    return CellFailed(f"{notebook.name}, cell {cell}: {name}: {message}".rstrip(": "))
 
 
-# %% ../nbs/parts/execution.ipynb #06c199d3
+# %% ../nbs/parts/execution.ipynb #6e75d3c9
+SAVE_SECONDS = 0.25
+
+
+class Record(NotebookExecutionManager):
+    """The notebook that is being executed, and its file: written when it has changed, but not for every cell."""
+
+    def __init__(self, nb: Any, path: Path, progress: Callable[[CellProgress], None] | None) -> None:
+        super().__init__(nb, progress_bar=False)
+        nb.metadata.papermill["output_path"] = str(path)
+        self.path, self.progress, self.heading, self.begun = path, progress, "", time.monotonic()
+        self.changed, self.cost = True, 0.0
+
+    def save(self, **_: Any) -> None:
+        """Note that there is something to write."""
+        self.changed = True
+
+    def autosave_cell(self) -> None:
+        """Note that a running cell said something."""
+        self.changed = True
+
+    def write(self) -> None:
+        """Write the notebook if it has changed."""
+        if self.changed:
+            begun = time.monotonic()
+            self.changed = False
+            writes: Callable[[Any], str] = nbformat.writes
+            write_text(self.path, writes(self.nb))
+            self.cost = time.monotonic() - begun
+
+    async def keep_written(self) -> None:
+        """Write what has changed, again and again; a notebook that takes long to write is written less often."""
+        while True:
+            await asyncio.sleep(max(SAVE_SECONDS, 4 * self.cost))
+            self.write()
+
+    def cell_start(self, cell: Any, cell_index: int | None = None, **options: Any) -> None:
+        """Tell where we are."""
+        super().cell_start(cell, cell_index, **options)
+        if cell.cell_type == "markdown":
+            titles = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
+            self.heading = titles[-1] if titles else self.heading
+        elif self.progress and cell.cell_type == "code":
+            spent = time.monotonic() - self.begun
+            self.progress(CellProgress((cell_index or 0) + 1, len(self.nb.cells), spent, self.heading))
+
+
+# %% ../nbs/parts/execution.ipynb #193de2ae
+START_SECONDS = 60
+STOP_SECONDS = 10
+LAST_WORDS = 0.01  # seconds without a message after which a kernel that has ended has nothing more to say
+DEATH_RATTLE = 0.1  # seconds in which the last messages of a dead kernel arrive
+NO_HISTORY = "--HistoryManager.enabled=False"
+
+
+def death(status: int | None, log: str) -> tuple[str, list[str]]:
+    """Say how a kernel ended, in one line, and that with the last lines it wrote."""
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        reason = f"the kernel was ended by {name}"
+        reason += "; most often that is the machine running out of memory" if name == "SIGKILL" else ""
+    else:
+        reason = f"the kernel ended by itself with exit code {status}"
+    return reason, [f"KernelDied: {reason}", *log.splitlines()[-20:]]
+
+
+def interrupted() -> None:
+    """Raise `CancelledError` if this task is being cancelled, by Ctrl-C for one; nbclient takes that for a dead kernel."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+class Client(PapermillNotebookClient):
+    """papermill's client, driving a kernel of ours in one event loop and without polling."""
+
+    async def run(self, folder: Path, log: Callable[[str], None] | None) -> None:
+        """Start the kernel in `folder`, run every cell, stop the kernel; `log` hears why a kernel could not be forked."""
+        self.reset_execution_trackers()
+        self.places: dict[str, tuple[Any, int]] = (
+            {}
+        )  # message that a cell was sent with: the cell and its number
+        saving = asyncio.create_task(self.nb_man.keep_written())
+        raw = Path(self.km.connection_file).with_suffix(".log")
+        try:
+            with raw.open("ab") as output:
+                await self.async_start_new_kernel(cwd=str(folder), stdout=output, stderr=output)
+            if log and self.km.provisioner.note:
+                log(self.km.provisioner.note)
+            await self.connect()
+            await self.run_cells(raw)
+            await self.stop()
+        finally:
+            saving.cancel()
+            await self.end()
+
+    async def connect(self) -> None:
+        """Connect to the kernel."""
+        self.kc = self.km.client()
+        self.kc.allow_stdin = False
+        self.kc.start_channels(stdin=False, hb=False, control=False)
+        if self.km.provisioner.forked:
+            with suppress(Empty):
+                if (await self.kc.get_iopub_msg(timeout=2))["msg_type"] == "iopub_welcome":
+                    return
+        try:
+            await self.kc.wait_for_ready(timeout=START_SECONDS)
+        except RuntimeError as error:
+            raise CellFailed(f"the kernel did not start: {error}") from error
+
+    async def run_cells(self, raw: Path) -> None:
+        """Run the cells in order, up to the first that fails."""
+        for index, cell in enumerate(self.nb.cells):
+            self.nb_man.cell_start(cell, index)
+            try:
+                await self.async_execute_cell(cell, index)
+            except CellExecutionError:
+                self.nb_man.cell_exception(cell, cell_index=index)
+                return
+            except DeadKernelError:
+                self.nb_man.cell_exception(cell, cell_index=index)
+                interrupted()
+                self.obituary(cell, raw)
+                return
+            finally:
+                self.nb_man.cell_complete(cell, cell_index=index)
+        info = await self.async_wait_for_reply(self.kc.kernel_info())
+        self.nb.metadata["language_info"] = info["content"]["language_info"]
+        self.set_widgets_metadata()
+
+    async def _async_poll_output_msg(self, parent_msg_id: str, cell: Any, cell_index: int) -> None:
+        """Take in what the kernel says until a cell is done; what belongs to an earlier cell goes there, where nbclient drops it."""
+        self.places[parent_msg_id] = (cell, cell_index)
+        while True:
+            message = await self.kc.iopub_channel.get_msg(timeout=None)
+            if self.deliver(message) == parent_msg_id:
+                return
+
+    def deliver(self, message: dict[str, Any]) -> str:
+        """Put a message into the cell it belongs to; return which one is done by it, or an empty string."""
+        parent = str(message["parent_header"].get("msg_id", ""))
+        if parent in self.places:
+            try:
+                self.process_message(message, *self.places[parent])
+            except CellExecutionComplete:
+                return parent
+        return ""
+
+    async def last_words(self) -> None:
+        """Take in what is still on its way from a kernel that has ended."""
+        with suppress(Empty):
+            while True:
+                self.deliver(await self.kc.get_iopub_msg(timeout=LAST_WORDS))
+
+    def obituary(self, cell: Any, raw: Path) -> None:
+        """Leave in a cell how its kernel died."""
+        reason, lines = death(self.km.provisioner.status, raw.read_text(errors="replace"))
+        output = {"output_type": "error", "ename": "KernelDied", "evalue": reason, "traceback": lines}
+        cell.outputs.append(nbformat.from_dict(output))
+
+    async def _async_poll_kernel_alive(self) -> None:
+        """Wait for the kernel's death; let its last words arrive; then give up the cell (nbclient looks once a second)."""
+        await self.km.provisioner.wait()
+        await asyncio.sleep(DEATH_RATTLE)
+        if self.task_poll_for_reply is not None:
+            self.task_poll_for_reply.cancel()
+
+    async def stop(self) -> None:
+        """Ask the kernel to end, and wait until it has."""
+        if self.km.has_kernel:
+            await self.km.request_shutdown()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.km.provisioner.wait(), STOP_SECONDS)
+        await self.last_words()
+
+    async def end(self) -> None:
+        """End the kernel if it still runs, and close what is open."""
+        if self.km.has_kernel:
+            await self.km.provisioner.kill()
+            await self.km.provisioner.wait()
+        if self.kc is not None:
+            self.kc.stop_channels()
+        await self.km.cleanup_resources()
+
+
+# %% ../nbs/parts/execution.ipynb #efe60338
+ENGINE = "brookside"
+_LOG = logging.getLogger("brookside.kernel")
+
+
+def run_alone(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end, in a thread of its own where an event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+@dataclass
+class Job:
+    """What papermill hands on to our engine, and the record that comes back."""
+
+    output: Path
+    folder: Path
+    progress: Callable[[CellProgress], None] | None
+    log: Callable[[str], None] | None
+    record: Record | None = None
+
+
+class StageEngine(Engine):
+    """Executes a notebook on a forked kernel where that is possible, else on an ordinary one."""
+
+    @classmethod
+    def execute_notebook(cls, nb: Any, kernel_name: str, job: Job, **_: Any) -> Any:
+        """Execute the notebook, and keep its record in the job."""
+        job.record = record = Record(nb, job.output, job.progress)
+        record.notebook_start()
+        record.write()
+        try:
+            with kernel_manager() as manager:
+                client = Client(
+                    record, km=manager, timeout=None, iopub_timeout=60, log=_LOG, extra_arguments=[NO_HISTORY]
+                )
+                run_alone(client.run(job.folder, job.log))
+        finally:
+            record.notebook_complete()
+            record.write()
+        return nb
+
+
+papermill_engines.register(ENGINE, StageEngine)
+
+
+# %% ../nbs/parts/execution.ipynb #64695af8
 def _quiet() -> None:
     """Keep the loggers of papermill and Jupyter from repeating what the notebook says."""
     for name in ("papermill", "nbclient", "traitlets", "brookside.kernel"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def execute(
+def execute(  # noqa: PLR0913 - the last two are asked for by name
     notebook: Path,
     output: Path,
     parameters: Mapping[str, Any],
     progress: Callable[[CellProgress], None] | None = None,
     cwd: Path | None = None,
+    *,
+    log: Callable[[str], None] | None = None,
 ) -> None:
-    """Run a notebook with parameters and save the executed copy. Raises the error that its failing cell raised."""
-    import papermill
-    from papermill.clientwrap import PapermillNotebookClient
-    from papermill.engines import NBClientEngine, papermill_engines
-    from papermill.exceptions import PapermillExecutionError
+    """Run a notebook with parameters, in the folder `cwd`, and leave the executed copy at `output`.
 
-    class Telling(NBClientEngine):
-        """papermill's own engine, on a forked kernel where that is possible, which tells the cell it comes to."""
-
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-            """Run the notebook, and tell each cell."""
-            begin = nb_man.cell_start
-
-            def cell_start(cell: Any, cell_index: int | None = None, **rest: Any) -> None:
-                if progress:
-                    progress(CellProgress((cell_index or 0) + 1, len(nb_man.nb.cells)))
-                begin(cell, cell_index, **rest)
-
-            nb_man.cell_start = cell_start
-            with kernel_manager() as manager:
-                client = PapermillNotebookClient(
-                    nb_man, km=manager, kernel_name=kernel_name, timeout=None, log=_LOG
-                )
-                client.owns_km = True
-                return client.execute()
-
+    Raises the error that its failing cell raised if it is one of ours, else `CellFailed`. `log` hears why a kernel could not be forked.
+    """
     _quiet()
-    papermill_engines.register("brookside", Telling)
+    job = Job(Path(output).absolute(), Path(cwd or Path.cwd()).absolute(), progress, log)
     try:
         papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            dict(parameters),
-            engine_name="brookside",
+            str(Path(notebook).absolute()),
+            None,
+            {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()},
+            engine_name=ENGINE,
             kernel_name="python3",
             language="python",
             progress_bar=False,
-            cwd=str(cwd) if cwd else None,
+            job=job,
         )
     except PapermillExecutionError as error:
-        raise failure(notebook, error.ename, error.evalue, error.cell_index + 1) from None
+        if job.record is not None:
+            job.record.save()
+            job.record.write()
+        raise failure(Path(notebook), error.ename, error.evalue, error.cell_index + 1) from None

@@ -45,6 +45,7 @@ __all__ = [
     "warm_up",
     "cool_down",
     "order_for",
+    "descriptor",
     "check_fits",
     "ForkProvisioner",
     "kernel_manager",
@@ -192,13 +193,16 @@ class WarmProcess:
         message: dict[str, Any] = json.loads(self.control.recv(65536) or b'{"warm": false}')
         return message
 
-    async def fork(self, order: Order, timeout: float) -> ForkedProcess:
-        """Fork a kernel and wait until it listens; `NotForkedError` when that is refused, fails or takes too long."""
+    async def fork(self, order: Order, timeout: float, outputs: tuple[int, int] = (1, 2)) -> ForkedProcess:
+        """Fork a kernel that writes to the descriptors `outputs`; return when it listens.
+
+        `NotForkedError` when that is refused, fails or takes more than `timeout` seconds.
+        """
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 ours.setblocking(False)
-                socket.send_fds(self.control, [b"fork"], [theirs.fileno(), 1, 2])
+                socket.send_fds(self.control, [b"fork"], [theirs.fileno(), *outputs])
             return await asyncio.wait_for(answered(ours, order), timeout)
         except BaseException as error:
             ours.close()  # if there is a kernel by now, the zygote ends it
@@ -274,12 +278,21 @@ def order_for(command: list[str], options: dict[str, Any]) -> Order:
     """Return the order for a kernel's command line and `Popen` options; `NotForkedError` if it must start the ordinary way."""
     if LAUNCHER not in command or os.path.abspath(command[0]) != os.path.abspath(sys.executable):
         raise NotForkedError(f"{' '.join(command[:3])} is not an IPython kernel of {sys.executable}")
-    asked = [name for name, value in options.items() if name not in ("env", "cwd") and value is not None]
+    known = ("env", "cwd", "stdout", "stderr")
+    asked = [name for name, value in options.items() if name not in known and value is not None]
     if asked:
         raise NotForkedError(f"the start asks for {', '.join(sorted(asked))}")
     environment = dict(os.environ if options.get("env") is None else options["env"])
     arguments = command[command.index(LAUNCHER) + 1 :]
     return Order(arguments, os.path.abspath(options.get("cwd") or os.getcwd()), environment)
+
+
+def descriptor(output: Any, usual: int) -> int:
+    """Return the descriptor of a `Popen` option for an output: a file, a number or nothing; `NotForkedError` for a pipe."""
+    number = usual if output is None else output if isinstance(output, int) else output.fileno()
+    if number < 0:
+        raise NotForkedError("the start asks for a pipe")
+    return int(number)
 
 
 def check_fits(warm: WarmProcess, order: Order) -> None:
@@ -314,7 +327,8 @@ class ForkProvisioner(LocalProvisioner):
             order = order_for(cmd, options)
             warm = warm_up()
             check_fits(warm, order)
-            self.process = await warm.fork(order, self.start_seconds)
+            outputs = descriptor(options.get("stdout"), 1), descriptor(options.get("stderr"), 2)
+            self.process = await warm.fork(order, self.start_seconds, outputs)
         except NotForkedError as error:
             self.note = f"an ordinary kernel, not a forked one: {error}"
             self.log.info(self.note)

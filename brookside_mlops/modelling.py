@@ -53,7 +53,10 @@ def temper(probabilities: Floats, temperature: float) -> Floats:
 # %% ../nbs/parts/modelling.ipynb #bf703c7b
 @dataclass(frozen=True)
 class Model:
-    """A fitted pipeline (steps `columns` and `model`), the raw columns it takes and its temperature; `offset` is added to a regression before any exponential."""
+    """A fitted pipeline (steps `columns` and `model`), the raw columns it takes and its temperature.
+
+    `offset` is added to a regression before any exponential.
+    """
 
     features: Features
     pipeline: Pipeline

@@ -99,14 +99,16 @@ def _clusters(model: Model, given: str) -> tuple[list[Any], list[Any], list[Any]
     centres = np.asarray(model.pipeline["model"].cluster_centers_, dtype=np.float32)
     constants = [
         helper.make_tensor("centres", TensorProto.FLOAT, [1, *centres.shape], centres.ravel().tolist()),
-        helper.make_tensor("middle", TensorProto.INT64, [1], [1]),
-        helper.make_tensor("last", TensorProto.INT64, [1], [2]),
+        helper.make_tensor("apart", TensorProto.INT64, [3], [-1, 1, centres.shape[1]]),
+        helper.make_tensor("flat", TensorProto.INT64, [2], [-1, len(centres)]),
+        helper.make_tensor("ones", TensorProto.FLOAT, [centres.shape[1], 1], [1.0] * centres.shape[1]),
     ]
     nodes = [
-        helper.make_node("Unsqueeze", [given, "middle"], ["rows"]),
+        helper.make_node("Reshape", [given, "apart"], ["rows"]),
         helper.make_node("Sub", ["rows", "centres"], ["differences"]),
         helper.make_node("Mul", ["differences", "differences"], ["squares"]),
-        helper.make_node("ReduceSum", ["squares", "last"], ["squared"], keepdims=0),
+        helper.make_node("MatMul", ["squares", "ones"], ["sums"]),
+        helper.make_node("Reshape", ["sums", "flat"], ["squared"]),
         helper.make_node("Sqrt", ["squared"], ["distances"]),
         helper.make_node("ArgMin", ["distances"], ["label"], axis=1, keepdims=0),
     ]

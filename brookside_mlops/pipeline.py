@@ -88,11 +88,15 @@ PACKAGE = Path(__file__).resolve().parent if "__file__" in globals() else Path("
 
 def imported(path: Path) -> set[Path]:
     """Return the modules of this package that a module imports."""
-    found = set()
+    found: set[Path] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level and node.module:
-            base = path.parents[node.level - 1]
-            found.add(base.joinpath(*node.module.split(".")).with_suffix(".py"))
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        parts = node.module.split(".")
+        if node.level:
+            found.add(path.parents[node.level - 1].joinpath(*parts).with_suffix(".py"))
+        elif parts[0] == "brookside_mlops":
+            found.add(PACKAGE.joinpath(*parts[1:]).with_suffix(".py"))
     return {one for one in found if one.exists()}
 
 
@@ -208,7 +212,7 @@ def advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None = N
     Raises what the first failing stage raised. A failed smoke test rolls back first.
     """
     stages = PROMOTED_LINE if run.record.promoted_from else LINE
-    parameters = stage_parameters(run.project, stages, run.record.parameters)
+    parameters = stage_parameters(run.project, LINE, run.record.parameters)
     for stage in stages:
         digest = fingerprint(run, stage, parameters[stage])
         if _current(run, stage, digest):

@@ -88,6 +88,12 @@ def roll_out(endpoint: LocalEndpoint, release: Release, steps: tuple[int, ...], 
     The version that serves alone already is left as it is. Raises GateFailed when the smoke test says no, EndpointError when the
     version does not get ready or a move fails; traffic is then as it was before.
     """
+    with endpoint.exclusive():
+        return _roll_out(endpoint, release, steps, smoke)
+
+
+def _roll_out(endpoint: LocalEndpoint, release: Release, steps: tuple[int, ...], smoke: Smoke) -> Rollout:
+    """Do the moves of `roll_out`, alone."""
     known = endpoint.state.deployments()
     old = serving(known)
     if (
@@ -128,6 +134,12 @@ def roll_out(endpoint: LocalEndpoint, release: Release, steps: tuple[int, ...], 
 # %% ../nbs/parts/rollout.ipynb #387775c1
 def roll_back(endpoint: LocalEndpoint) -> tuple[Deployment, Deployment]:
     """Give all traffic to the previous stable deployment; return from which to which. InputError where there is none."""
+    with endpoint.exclusive():
+        return _roll_back(endpoint)
+
+
+def _roll_back(endpoint: LocalEndpoint) -> tuple[Deployment, Deployment]:
+    """Do the move of `roll_back`, alone."""
     known = endpoint.state.deployments()
     now = serving(known)
     earlier = [one for one in known.values() if one.stable and one.name != now]

@@ -119,7 +119,7 @@ def split_rows(inputs: SplitInputs, shares: Shares, seed: int) -> Split:
     if inputs.labels is not None:
         names, counts = np.unique(np.asarray(inputs.labels, dtype=str), return_counts=True)
         if counts.min() < 6:
-            rare = names[counts.argmin()]
+            rare = str(names[counts.argmin()])
             raise InputError(f"class {rare!r} has {counts.min()} rows: each class needs 6. Merge or drop it.")
     try:
         if inputs.times is not None:

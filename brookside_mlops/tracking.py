@@ -33,12 +33,14 @@ def tracking_client(settings: Environment) -> MlflowClient:
 
     for name in ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=settings.tracking, registry_uri=settings.tracking)
-    if not settings.tracking_uri:
-        settings.state.mkdir(parents=True, exist_ok=True)
-        with (settings.state / "mlflow.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            client.search_experiments(max_results=1)
+    if settings.tracking_uri:
+        return MlflowClient(tracking_uri=settings.tracking, registry_uri=settings.tracking)
+    settings.state.mkdir(parents=True, exist_ok=True)
+    with (settings.state / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client = MlflowClient(tracking_uri=settings.tracking, registry_uri=settings.tracking)
+        client.search_experiments(max_results=1)
+        client.search_registered_models(max_results=1)
     return client
 
 

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import random
+import select
 import selectors
 import signal
 import socket
@@ -41,6 +42,7 @@ __all__ = [
     "settle",
     "finish",
     "end_control",
+    "drain",
     "become_kernel",
     "exit_status",
     "kill_group",
@@ -53,6 +55,8 @@ LIBRARIES = (
     "ipykernel.kernelapp",
     "ipykernel.debugger",
     "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.oinspect",
     "IPython.extensions.storemagic",
     "tornado.platform.asyncio",
     "numpy",
@@ -75,6 +79,7 @@ LIBRARIES = (
     "onnxmltools",
     "skl2onnx",
     "optuna",
+    "httpx",
 )
 
 
@@ -176,6 +181,20 @@ def end_control(app: Any) -> None:
         app.control_thread.join(5)
 
 
+# %% ../nbs/parts/zygote.ipynb #d4f40bc1
+def drain(stream: Any) -> None:
+    """Send what was written to the descriptor under one of ipykernel's output streams."""
+    if getattr(stream, "_should_watch", False):
+        end = time.monotonic() + 1
+        while select.select([stream._fid], [], [], 0)[0] and time.monotonic() < end:
+            time.sleep(0.001)
+        stream._should_watch = False
+        os.write(stream._original_stdstream_fd, b"\0")  # the reading thread wakes up and ends
+        stream.watch_fd_thread.join(1)
+        os.dup2(stream._original_stdstream_copy, stream._original_stdstream_fd)
+    stream.flush()
+
+
 # %% ../nbs/parts/zygote.ipynb #09d7510c
 def become_kernel(order: Order, channel: socket.socket, outputs: tuple[int, int], parent: int) -> None:
     """Run an IPython kernel in this process, just forked, and end with it; say on `channel` when it listens, or why not."""
@@ -196,6 +215,8 @@ def become_kernel(order: Order, channel: socket.socket, outputs: tuple[int, int]
         channel.close()
         app.start()
         end_control(app)
+        for stream in (sys.stdout, sys.stderr):
+            drain(stream)
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

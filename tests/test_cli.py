@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from brookside_mlops.cli import app
 from brookside_mlops.runs import Run
 from tests.bundles import adding
-from tests.tables import cells, mlc_churn
+from tests.tables import CELLS, CHURN
 
 RUNNER = CliRunner()
 
@@ -70,7 +70,7 @@ def test_drift_of_any_two_tables(here: Path) -> None:
 
 
 def test_contract_is_drafted_and_never_overwritten(here: Path) -> None:
-    mlc_churn().to_csv("churn.csv", index=False)
+    CHURN.frame().to_csv("churn.csv", index=False)
     assert "role: target" in call("contract", "infer", "churn.csv", "--target", "churn")[1]
     assert call("contract", "infer", "churn.csv", "--output", "c.yaml")[0] == 0
     code, output = call("contract", "infer", "churn.csv", "--output", "c.yaml")
@@ -98,7 +98,7 @@ def test_endpoints_are_shown_moved_and_stopped(here: Path) -> None:
 
 @pytest.mark.endtoend
 def test_own_table_becomes_a_use_case_and_an_endpoint(here: Path) -> None:
-    mlc_churn().to_csv("churn.csv", index=False)
+    CHURN.frame().to_csv("churn.csv", index=False)
     words = ("run", "-u", "churn", "--data", "churn.csv", "--target", "churn", "-p", "bootstrap=100")
     code, output = call(*words)
     assert code == 0, output
@@ -126,14 +126,19 @@ def test_own_table_becomes_a_use_case_and_an_endpoint(here: Path) -> None:
 
 @pytest.mark.endtoend
 def test_clusters_of_an_own_table(here: Path) -> None:
-    cells().drop(columns="class").to_csv("cells.csv", index=False)
+    CELLS.frame().drop(columns="class").to_csv("cells.csv", index=False)
     code, output = call("run", "-u", "cells", "--data", "cells.csv", "-p", "bootstrap=100", "--json")
     report = json.loads(output[output.index("[\n") :])
     assert code in (0, 1) and report[0]["stages"]["evaluate"]["verdict"] in ("pass", "fail")
 
 
 def test_help_is_there_without_heavy_imports() -> None:
-    code = "import sys; sys.argv = ['brookside-mlops', '--help']\nfrom brookside_mlops.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\nprint(sorted({'pandas', 'numpy', 'mlflow', 'pydantic'} & set(sys.modules)))"
+    code = (
+        "import sys; sys.argv = ['brookside-mlops', '--help']\n"
+        "from brookside_mlops.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'pandas', 'numpy', 'mlflow', 'pydantic'} & set(sys.modules)))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "rollback" in found and found.strip().endswith("[]")
 

@@ -15,7 +15,7 @@ from brookside_mlops.contract_inference import infer_contract
 from brookside_mlops.contracts import Column, Contract, Freshness, RowCount, for_usecase
 from brookside_mlops.errors import InputError
 from brookside_mlops.portfolio import COLUMNS, portfolio
-from tests.tables import ames, cells, mlc_churn
+from tests.tables import AMES, CELLS, CHURN
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,11 +35,11 @@ def test_portfolio_keeps_the_contract_that_comes_with_it(tmp_path: Path) -> None
     assert broken(tmp_path / "p.parquet", contract) == {}
 
 
-@pytest.mark.parametrize(("table", "target"), [(mlc_churn, "churn"), (ames, "Sale_Price"), (cells, "class")])
+@pytest.mark.parametrize(("table", "target"), [(CHURN, "churn"), (AMES, "Sale_Price"), (CELLS, "class")])
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_real_table_keeps_the_contract_inferred_from_it(table, target: str, ending: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / f"t.{ending}"
-    frame = table()
+    frame = table.frame()
     frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
     contract, notes = infer_contract(path, target=target)
     assert contract.target == target and len(contract.features) > 10

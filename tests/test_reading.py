@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from brookside_mlops.datasets import columns_of, kinds_of, read_batches, read_table, schema_of, write_parquet
 from brookside_mlops.errors import InputError
-from tests.tables import ames, cells, mlc_churn
+from tests.tables import AMES, CELLS, CHURN
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_table(tmp_path / "ideas.csv", ["b"])
 
 
-@pytest.mark.parametrize("table", [mlc_churn, ames, cells])
+@pytest.mark.parametrize("table", [CHURN, AMES, CELLS])
 def test_real_table_is_what_pandas_reads(table, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    frame = table()
+    frame = table.frame()
     frame.to_csv(tmp_path / "t.csv", index=False)
     found, peer = read_table(tmp_path / "t.csv"), pd.read_csv(tmp_path / "t.csv")
     assert list(found) == list(peer) and len(found) == len(peer)

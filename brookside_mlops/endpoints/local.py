@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,13 @@ class LocalEndpoint:
                     close_fds=True,
                 )
             self._wait(process)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the endpoint for one rollout; another one waits for its turn. A dead holder holds nothing."""
+        with (self.state.folder / "rollout.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until a server that was started answers."""

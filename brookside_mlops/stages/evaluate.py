@@ -93,9 +93,8 @@ def answers_table(model: Model, frame: pd.DataFrame, found: Predictions) -> pd.D
 
 # %% ../../nbs/stages/04_evaluate.ipynb #e64ed3e6
 def points(model: Model, frame: pd.DataFrame) -> Floats:
-    """Return raw rows as the matrix that the estimator sees [rows, columns]."""
-    matrix = model.pipeline["columns"].transform(model_inputs(frame, model.features))
-    return np.asarray(matrix, dtype=np.float64)
+    """Return raw rows as the matrix that the estimator sees [rows, columns], in its own precision."""
+    return np.asarray(model.pipeline["columns"].transform(model_inputs(frame, model.features)))
 
 
 def measure(model: Model, frame: pd.DataFrame, train: pd.DataFrame, how: Resampling) -> dict[str, Estimate]:

@@ -108,6 +108,7 @@ def test_worker_that_hangs_is_given_up(tmp_path: Path, monkeypatch) -> None:  # 
 
 def test_port_of_last_time_is_taken_again_if_it_is_free() -> None:
     first = listen(0)
+    first.listen()
     port = first.getsockname()[1]
     second = listen(port)
     assert second.getsockname()[1] != port
