@@ -242,7 +242,7 @@ class Client(PapermillNotebookClient):
         """Leave in a cell how its kernel died."""
         reason, lines = death(self.km.provisioner.status, raw.read_text(errors="replace"))
         output = {"output_type": "error", "ename": "KernelDied", "evalue": reason, "traceback": lines}
-        cell.outputs.append(nbformat.from_dict(output))
+        cell.outputs.append(nbformat.NotebookNode(output))
 
     async def _async_poll_kernel_alive(self) -> None:
         """Wait for the kernel's death; let its last words arrive; then give up the cell (nbclient looks once a second)."""
