@@ -22,7 +22,7 @@ from .runs import STAGES, Run
 __all__ = ["Reporter", "headline", "summary", "show_end", "show_json"]
 
 # %% ../nbs/parts/reporting.ipynb #c3f70827
-_STYLES = {"pass": "green", "warning": "yellow", "fail": "red"}
+_STYLES: dict[str, str] = dict(zip(SIGNS, ("green", "yellow", "red"), strict=True))
 
 
 class Reporter:

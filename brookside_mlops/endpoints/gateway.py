@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import uuid
 from collections.abc import Mapping
 from contextlib import asynccontextmanager, suppress
@@ -157,6 +159,7 @@ class Gateway:
         self.rotation = Rotation({})
         self.versions: dict[str, str] = {}
         self.lock = asyncio.Lock()
+        self.sockets = Path(tempfile.mkdtemp(prefix="brookside-"))  # a socket's path has at most 107 bytes
         primary, secondary, own = (key.encode() for key in state.read_keys())
         self.callers, self.own = (primary, secondary), own
 
@@ -169,9 +172,7 @@ class Gateway:
                 self.rotation = Rotation({**self.rotation.weights, name: 0})
                 await self.workers.pop(name).stop()
             for name in wanted.keys() - self.workers.keys():
-                self.workers[name] = WorkerProcess(
-                    self.state.bundle(name), self.state.folder / f"{name}.sock"
-                )
+                self.workers[name] = WorkerProcess(self.state.bundle(name), self.sockets / f"{name}.sock")
                 self.versions[name] = created[name]
             await asyncio.gather(*(worker.decided.wait() for worker in self.workers.values()))
             self.rotation = Rotation({name: one.weight for name, one in wanted.items()})
@@ -245,6 +246,7 @@ class Gateway:
             await self.reload()
             yield
             await asyncio.gather(*(worker.stop() for worker in self.workers.values()))
+            shutil.rmtree(self.sockets, ignore_errors=True)
 
         routes = [
             Route("/score", self.score, methods=["POST"]),
