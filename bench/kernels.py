@@ -33,7 +33,8 @@ def notebook(path: Path, cells: int) -> Path:
             new.new_markdown_cell(f"## Part {number}"),
             new.new_code_cell("pd.DataFrame({'a': [seed]})"),
         ]
-    nbformat.write(new.new_notebook(cells=parts), path)
+    spec = {"name": "python3", "display_name": "python3", "language": "python"}
+    nbformat.write(new.new_notebook(cells=parts, metadata={"kernelspec": spec}), path)
     return path
 
 

@@ -110,8 +110,7 @@ class Record(NotebookExecutionManager):
         if self.changed:
             begun = time.monotonic()
             self.changed = False
-            writes: Callable[[Any], str] = nbformat.writes
-            write_text(self.path, writes(self.nb))
+            write_text(self.path, nbformat.writes(self.nb))
             self.cost = time.monotonic() - begun
 
     async def keep_written(self) -> None:
@@ -236,13 +235,17 @@ class Client(PapermillNotebookClient):
         """Take in what is still on its way from a kernel that has ended."""
         with suppress(Empty):
             while True:
-                self.deliver(await self.kc.get_iopub_msg(timeout=LAST_WORDS))
+                message = await self.kc.get_iopub_msg(timeout=LAST_WORDS)
+                if (
+                    message["msg_type"] == "stream"
+                ):  # not the answer to the manager, which numbers its messages as we do
+                    self.deliver(message)
 
     def obituary(self, cell: Any, raw: Path) -> None:
         """Leave in a cell how its kernel died."""
         reason, lines = death(self.km.provisioner.status, raw.read_text(errors="replace"))
         output = {"output_type": "error", "ename": "KernelDied", "evalue": reason, "traceback": lines}
-        cell.outputs.append(nbformat.NotebookNode(output))
+        cell.outputs.append(nbformat.from_dict(output))
 
     async def _async_poll_kernel_alive(self) -> None:
         """Wait for the kernel's death; let its last words arrive; then give up the cell (nbclient looks once a second)."""
