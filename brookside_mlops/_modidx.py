@@ -690,6 +690,10 @@ d = {
                 "parts/local.html#localendpoint.__init__",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint._http": (
+                "parts/local.html#localendpoint._http",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint._reload": (
                 "parts/local.html#localendpoint._reload",
                 "brookside_mlops/endpoints/local.py",
@@ -2397,6 +2401,7 @@ d = {
                 "parts/zygote.html#become_kernel",
                 "brookside_mlops/zygote.py",
             ),
+            "brookside_mlops.zygote.blas": ("parts/zygote.html#blas", "brookside_mlops/zygote.py"),
             "brookside_mlops.zygote.blas_threads": (
                 "parts/zygote.html#blas_threads",
                 "brookside_mlops/zygote.py",

@@ -133,7 +133,7 @@ class Record(NotebookExecutionManager):
 # %% ../nbs/parts/execution.ipynb #193de2ae
 START_SECONDS = 60
 STOP_SECONDS = 10
-LAST_WORDS = 0.01  # seconds without a message after which a kernel that has ended has nothing more to say
+LAST_WORDS = 0.003  # seconds without a message after which a kernel that has ended has nothing more to say
 DEATH_RATTLE = 0.1  # seconds in which the last messages of a dead kernel arrive
 NO_HISTORY = "--HistoryManager.enabled=False"
 
@@ -245,7 +245,7 @@ class Client(PapermillNotebookClient):
         """Leave in a cell how its kernel died."""
         reason, lines = death(self.km.provisioner.status, raw.read_text(errors="replace"))
         output = {"output_type": "error", "ename": "KernelDied", "evalue": reason, "traceback": lines}
-        cell.outputs.append(nbformat.from_dict(output))
+        cell.outputs.append(nbformat.from_dict(output))  # type: ignore[no-untyped-call]  # nbformat has no types
 
     async def _async_poll_kernel_alive(self) -> None:
         """Wait for the kernel's death; let its last words arrive; then give up the cell (nbclient looks once a second)."""

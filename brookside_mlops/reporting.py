@@ -90,6 +90,7 @@ def headline(run: Run, stage: str) -> str:
         return ""
     result = StageResult.model_validate_json(path.read_text(encoding="utf-8"))
     chosen = [check for check in result.checks if check.verdict == result.verdict and check.name not in _DULL]
+    chosen = chosen or result.checks
     if stage in ("register", "deploy", "smoke_test"):
         chosen.reverse()
     said = "; ".join(

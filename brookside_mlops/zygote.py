@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ from typing import Any
 __all__ = [
     "LIBRARIES",
     "QUIET",
-    "INLINE",
+    "USUAL",
     "PR_SET_PDEATHSIG",
     "ORDER_SECONDS",
     "threads",
     "zygote_environment",
     "blas_threads",
+    "blas",
     "restore_blas",
     "Order",
     "say",
@@ -90,12 +92,12 @@ def threads() -> list[str]:
 
 # %% ../nbs/parts/zygote.ipynb #56b36e8a
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-INLINE = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+USUAL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "OPENBLAS_THREAD_TIMEOUT": "20"}
 
 
 def zygote_environment(environment: dict[str, str]) -> dict[str, str]:
     """Return the environment to start a zygote with: `environment`, and what keeps libraries from starting threads."""
-    return INLINE | environment | QUIET
+    return USUAL | environment | QUIET
 
 
 # %% ../nbs/parts/zygote.ipynb #68a3df98
@@ -108,11 +110,16 @@ def blas_threads(environment: dict[str, str]) -> int:
     return len(os.sched_getaffinity(0))
 
 
+@cache
+def blas() -> Any:
+    """Return the BLAS libraries loaded so far: looked for once, in the warm process."""
+    return sys.modules["threadpoolctl"].ThreadpoolController().select(user_api="blas")
+
+
 def restore_blas(environment: dict[str, str]) -> None:
     """Give the BLAS libraries loaded so far their usual number of threads back."""
     if "threadpoolctl" in sys.modules and "numpy" in sys.modules:
-        controller = sys.modules["threadpoolctl"].ThreadpoolController()
-        controller.select(user_api="blas").limit(limits=blas_threads(environment))
+        blas().limit(limits=blas_threads(environment))
 
 
 # %% ../nbs/parts/zygote.ipynb #dc90bfea
@@ -278,6 +285,8 @@ class Zygote:
                 except Exception:  # a kernel that needs it says why, in its notebook
                     missing.append(name)
                 if not waiting:
+                    if "threadpoolctl" in sys.modules:
+                        blas()
                     gc.collect()
                     say(self.control, warm=True, missing=missing, threads=threads())
         for pid, _ in list(self.kernels.items()):

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,18 @@ class LocalEndpoint:
         self.state = EndpointState(state_folder, name)
         self.state_folder = state_folder
 
+    @cached_property
+    def _http(self) -> httpx.Client:
+        """The connections of this object; loopback needs no proxy and no certificates."""
+        return httpx.Client(timeout=STARTING, trust_env=False, verify=False)  # nosec B501
+
     def health(self) -> dict[str, str] | None:
         """Return the states of the deployments, or None where no server of this endpoint answers."""
         port = self.state.server()[1] if self.state.exists else 0
         if not port:
             return None
         try:
-            content = httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).json()
+            content = self._http.get(f"http://127.0.0.1:{port}/health", timeout=5).json()
         except (httpx.HTTPError, ValueError):
             return None
         return dict(content["deployments"]) if content.get("endpoint") == self.name else None
@@ -107,7 +113,7 @@ class LocalEndpoint:
         port = self.state.server()[1]
         headers = {"Authorization": f"Bearer {self.state.read_keys()[2]}"}
         try:
-            answer = httpx.post(f"http://127.0.0.1:{port}/-/reload", headers=headers, timeout=STARTING)
+            answer = self._http.post(f"http://127.0.0.1:{port}/-/reload", headers=headers)
         except httpx.HTTPError as error:
             raise EndpointError(f"endpoint {self.name} does not answer: {type(error).__name__}") from None
         return dict(answer.json())
@@ -174,7 +180,7 @@ class LocalEndpoint:
         headers |= {"Content-Type": "application/json"} | ({PIN: deployment} if deployment else {})
         begun = time.perf_counter()
         try:
-            answer = httpx.post(self.show_uri(), content=body, headers=headers, timeout=STARTING)
+            answer = self._http.post(self.show_uri(), content=body, headers=headers)
             content = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise EndpointError(f"endpoint {self.name} does not answer: {type(error).__name__}") from None
