@@ -245,7 +245,7 @@ class Client(PapermillNotebookClient):
         """Leave in a cell how its kernel died."""
         reason, lines = death(self.km.provisioner.status, raw.read_text(errors="replace"))
         output = {"output_type": "error", "ename": "KernelDied", "evalue": reason, "traceback": lines}
-        cell.outputs.append(nbformat.from_dict(output))  # type: ignore[no-untyped-call]  # nbformat has no types
+        cell.outputs.append(nbformat.from_dict(output))
 
     async def _async_poll_kernel_alive(self) -> None:
         """Wait for the kernel's death; let its last words arrive; then give up the cell (nbclient looks once a second)."""
