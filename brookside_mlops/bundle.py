@@ -97,10 +97,12 @@ class Bundle:
         for column in self.info.columns:
             values = columns[column.name]
             if column.kind == "category":
-                array = np.array(["" if value is None else value for value in values], dtype=object)
+                words = ["" if value is None else value for value in values]
+                array = np.empty((len(words), 1), dtype=object)
+                array[:, 0] = words
             else:
-                array = np.asarray(values, dtype=np.float32)
-            inputs[column.name] = array.reshape(-1, 1)
+                array = np.array(values, dtype=np.float32).reshape(-1, 1)
+            inputs[column.name] = array
         return inputs
 
     def run(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -37,7 +37,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 # %% ../nbs/parts/payload.ipynb #b6df4ddf
-def _records(rows: Sequence[Any]) -> dict[str, list[Any]]:
+def _records(rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
     """Return a list of records by column. Each record has the columns of the first."""
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -54,10 +54,10 @@ def _records(rows: Sequence[Any]) -> dict[str, list[Any]]:
             raise PayloadError(
                 400, "ragged", f"row {number} differs from row 0 in the columns {apart}", f"[{number}]"
             )
-    return {name: [row[name] for row in rows] for name in names}
+    return {name: tuple(row[name] for row in rows) for name in names}
 
 
-def _split(table: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _split(table: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """Return `{"columns", "data"}` by column."""
     names, rows = table.get("columns"), table.get("data")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -77,10 +77,10 @@ def _split(table: Mapping[str, Any]) -> dict[str, list[Any]]:
     index = table.get("index")
     if index is not None and (not isinstance(index, list) or len(index) != len(rows)):
         raise PayloadError(400, "index", "input_data.index has one entry per row", "input_data.index")
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
 
 
-def _table(body: bytes) -> dict[str, list[Any]]:
+def _table(body: bytes) -> dict[str, Sequence[Any]]:
     """Return the rows of a request by column."""
     try:
         content = json.loads(body, parse_constant=_refuse)
@@ -106,6 +106,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool, int, float),
     "category": (str,),
 }
+_PLAIN: dict[str, set[type]] = {"number": {int, float}, "boolean": {bool}, "category": {str}}
 _CALLED = {"number": "a number", "boolean": "true or false", "category": "text"}
 _LARGEST = 3.4e38  # of 32-bit floats, which the graph computes with
 
@@ -118,43 +119,66 @@ def _fits(kind: str, value: Any) -> bool:
         return False
     if kind == "boolean":
         return value in (0, 1)
-    return isinstance(value, str) or -_LARGEST <= value <= _LARGEST
+    return _encodes(value) if isinstance(value, str) else -_LARGEST <= value <= _LARGEST
+
+
+def _encodes(text: str) -> bool:
+    """Say whether a text is Unicode that can be written down: JSON can spell half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _all_fit(kind: str, values: Sequence[Any]) -> bool:
+    """Say at little cost that all values of a column are of a kind; False only means that somebody must look."""
+    if not set(map(type, values)) <= _PLAIN[kind]:
+        return False
+    if kind == "category":
+        return _encodes("".join(values))
+    return kind == "boolean" or (min(values) >= -_LARGEST and max(values) <= _LARGEST)
+
+
+def _check_values(column: BundleColumn, values: Sequence[Any]) -> None:
+    """Raise PayloadError for the first value of a column that the model cannot take."""
+    for number, value in enumerate(values):
+        if not _fits(column.kind, value):
+            said = ascii(value)[:60]
+            message = f"row {number}, column {column.name!r}: {said} is not {_CALLED[column.kind]} or null"
+            raise PayloadError(422, "wrong_type", message, column.name)
+
+
+def _check_names(table: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise PayloadError unless a table has just the columns that the model takes."""
+    missing = [name for name in names if name not in table]
+    if missing:
+        raise PayloadError(422, "columns_missing", f"columns missing: {', '.join(missing)}", missing[0])
+    strange = [name for name in table if name not in names]
+    if strange:
+        message = f"unknown columns: {', '.join(strange)}; the model takes {', '.join(names)}"
+        raise PayloadError(422, "columns_unknown", message, strange[0])
 
 
 def parse_payload(
     body: bytes, columns: Sequence[BundleColumn], max_rows: int = MAX_ROWS
-) -> dict[str, list[Any]]:
+) -> dict[str, Sequence[Any]]:
     """Return the values of a request by column, in the order of `columns`.
 
     Raises PayloadError: 400 for a body that is not a table, 413 for too many rows, 422 for columns or values that the model cannot take.
     """
     table = _table(body)
-    missing = [column.name for column in columns if column.name not in table]
-    if missing:
-        raise PayloadError(422, "columns_missing", f"columns missing: {', '.join(missing)}", missing[0])
-    known = {column.name for column in columns}
-    strange = [name for name in table if name not in known]
-    if strange:
-        takes = ", ".join(column.name for column in columns)
-        raise PayloadError(
-            422,
-            "columns_unknown",
-            f"unknown columns: {', '.join(strange)}; the model takes {takes}",
-            strange[0],
-        )
-    rows = len(next(iter(table.values()), []))
+    names = [column.name for column in columns]
+    if len(table) != len(names) or table.keys() != set(names):
+        _check_names(table, names)
+    rows = len(next(iter(table.values()), ()))
     if not rows:
         raise PayloadError(400, "no_rows", "there is no row to score", "input_data.data")
     if rows > max_rows:
-        raise PayloadError(
-            413, "too_many_rows", f"{rows:,} rows are more than {max_rows:,}: send several requests"
-        )
+        message = f"{rows:,} rows are more than {max_rows:,}: send several requests"
+        raise PayloadError(413, "too_many_rows", message, "input_data.data")
     for column in columns:
-        for number, value in enumerate(table[column.name]):
-            if not _fits(column.kind, value):
-                said = repr(value)[:60]
-                message = (
-                    f"row {number}, column {column.name!r}: {said} is not {_CALLED[column.kind]} or null"
-                )
-                raise PayloadError(422, "wrong_type", message, column.name)
-    return {column.name: table[column.name] for column in columns}
+        values = table[column.name]
+        if not _all_fit(column.kind, values):
+            _check_values(column, values)
+    return {name: table[name] for name in names}

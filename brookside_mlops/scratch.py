@@ -16,7 +16,7 @@ from .results import StageResult
 from .runs import STAGES, Run
 
 # %% auto #0
-__all__ = ["ROWS", "open_run"]
+__all__ = ["ROWS", "open_run", "scratch_bundle"]
 
 # %% ../nbs/parts/scratch.ipynb #370fb3e7
 ROWS = 3_000
@@ -57,3 +57,31 @@ def open_run(stage: str, run_folder: str, environment: str = "dev", usecase: str
         run.approve("scratch run", "scratch")
         _advance(run, before)
     return runs[-1]
+
+
+# %% ../nbs/parts/scratch.ipynb #4e70b96c
+def scratch_bundle(folder: Path, constant: float) -> Path:
+    """Write a bundle that answers `weeks` plus a constant, and return its folder."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from brookside_mlops.bundle import BundleColumn, BundleInfo
+    from brookside_mlops.files import sha256, write_json
+
+    folder.mkdir(parents=True)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["weeks", "constant"], ["value"])],
+        "adding",
+        [helper.make_tensor_value_info("weeks", TensorProto.FLOAT, [None, 1])],
+        [helper.make_tensor_value_info("value", TensorProto.FLOAT, [None, 1])],
+        [helper.make_tensor("constant", TensorProto.FLOAT, [1], [constant])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, folder / "model.onnx")
+    columns = (BundleColumn(name="weeks", kind="number"),)
+    digest = sha256(folder / "model.onnx")
+    info = BundleInfo(usecase="cost", task="regression", columns=columns, sha256=digest)
+    (folder / "bundle.json").write_text(info.model_dump_json(), encoding="utf-8")
+    example = {"columns": ["weeks"], "index": [0, 1], "data": [[1], [2]]}
+    write_json(folder / "input_example.json", {"input_data": example})
+    return folder

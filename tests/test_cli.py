@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from brookside_mlops.cli import app
 from brookside_mlops.runs import Run
-from tests.bundles import adding
+from brookside_mlops.scratch import scratch_bundle as adding
 from tests.tables import CELLS, CHURN
 
 RUNNER = CliRunner()

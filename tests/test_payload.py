@@ -46,7 +46,7 @@ def test_both_shapes_say_the_same(rows: list[dict[str, Any]]) -> None:
     }
     first = parse_payload(json.dumps({"input_data": table}).encode(), COLUMNS)
     assert first == parse_payload(json.dumps(rows).encode(), COLUMNS)
-    assert first["weeks"] == [row["weeks"] for row in rows]
+    assert list(first["weeks"]) == [row["weeks"] for row in rows]
 
 
 @given(JSON)

@@ -12,16 +12,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
 from ..bundle import Bundle
-from .protocol import PIN, Answer, Deployment, EndpointInfo, traffic_fault
+from brookside_mlops.endpoints.protocol import (
+    PIN,
+    Answer,
+    Counts,
+    Deployment,
+    EndpointInfo,
+    Limits,
+    mirror_fault,
+    traffic_fault,
+)
+from .request_log import read_counts
 from .state import EndpointState
 from ..errors import BrooksideError, InputError
 
@@ -42,8 +52,9 @@ STARTING = 60.0
 class LocalEndpoint:
     """An endpoint on this machine."""
 
-    def __init__(self, state_folder: Path, name: str) -> None:
-        """Name an endpoint; nothing is started. Raises InputError for a name that is none."""
+    def __init__(self, state_folder: Path, name: str, limits: Limits | None = None) -> None:
+        """Name an endpoint; nothing is started. `limits` are taken over at `start`. Raises InputError for a name that is none."""
+        self.limits = limits
         self.name = name
         self.state = EndpointState(state_folder, name)
         self.state_folder = state_folder
@@ -67,6 +78,10 @@ class LocalEndpoint:
     def start(self) -> None:
         """Make the endpoint if it is not there, and see that its server answers. Two that start it at once start one."""
         self.state.create()
+        if self.limits is not None and self.limits != self.state.limits():
+            self.state.set_limits(self.limits)
+            if self.health() is not None:
+                self._reload()
         with (self.state.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.health() is not None:
@@ -89,13 +104,6 @@ class LocalEndpoint:
                 )
             self._wait(process)
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the endpoint for one rollout; another one waits for its turn. A dead holder holds nothing."""
-        with (self.state.folder / "rollout.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until a server that was started answers."""
         deadline = time.monotonic() + STARTING
@@ -109,14 +117,17 @@ class LocalEndpoint:
             time.sleep(0.05)
 
     def _reload(self) -> dict[str, str]:
-        """Tell the server to read the state, and return the states of the deployments."""
+        """Tell the server to read the state, read the split back, and return the states of the deployments."""
         port = self.state.server()[1]
         headers = {"Authorization": f"Bearer {self.state.read_keys()[2]}"}
         try:
-            answer = self._http.post(f"http://127.0.0.1:{port}/-/reload", headers=headers)
-        except httpx.HTTPError as error:
+            answer = self._http.post(f"http://127.0.0.1:{port}/-/reload", headers=headers).json()
+        except (httpx.HTTPError, ValueError) as error:
             raise EndpointError(f"endpoint {self.name} does not answer: {type(error).__name__}") from None
-        return dict(answer.json())
+        wanted = {name: one.weight for name, one in self.state.deployments().items() if one.weight}
+        if answer.get("traffic") != wanted:
+            raise EndpointError(f"endpoint {self.name}: traffic is {answer.get('traffic')}, not {wanted}")
+        return dict(answer["deployments"])
 
     def show(self) -> EndpointInfo:
         """Return address, traffic and deployments. Raises InputError where there is no such endpoint."""
@@ -136,6 +147,7 @@ class LocalEndpoint:
             key_file=str(self.state.key_file),
             running=states is not None,
             traffic={one.name: one.weight for one in known},
+            mirror={one.name: one.mirror for one in known if one.mirror},
             deployments=shown,
         )
 
@@ -173,6 +185,34 @@ class LocalEndpoint:
             raise InputError(f"endpoint {self.name}: {fault}")
         self.state.weigh(weights)
         self._reload()
+
+    def set_mirror(self, weights: Mapping[str, int]) -> None:
+        """Send a copy of that share (0 to 50) of the live requests to one deployment. Raises InputError for another wish."""
+        fault = mirror_fault(weights, list(self.state.deployments()))
+        if fault:
+            raise InputError(f"endpoint {self.name}: {fault}")
+        self.state.mirror(weights)
+        self._reload()
+
+    def counts(self, cursor: str, limits_ms: tuple[float, float, float]) -> tuple[dict[str, Counts], str]:
+        """Return what each deployment did since `cursor` ('' is the beginning), and the cursor of now."""
+        found, last = read_counts(self.state.requests, int(cursor or 0), limits_ms)
+        return found, str(last)
+
+    def keys(self) -> tuple[str, str]:
+        """Return the primary and the secondary key."""
+        return self.state.read_keys()[:2]
+
+    def regenerate_key(self, which: Literal["primary", "secondary"]) -> None:
+        """Make a new key; the other one stays valid."""
+        self.state.regenerate_key(which)
+        if self.health() is not None:
+            self._reload()
+
+    def logs(self, lines: int = 50) -> list[str]:
+        """Return the last lines of the server's log."""
+        text = self.state.log.read_text(encoding="utf-8", errors="replace") if self.state.log.exists() else ""
+        return text.splitlines()[-lines:]
 
     def score(self, body: bytes, deployment: str = "", key: str | None = None) -> Answer:
         """Send a request, to one deployment if it is named, and return the answer, whatever its status."""

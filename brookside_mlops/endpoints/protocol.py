@@ -9,10 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 # %% auto #0
-__all__ = ["PIN", "REQUEST_ID", "Deployment", "EndpointInfo", "Answer", "Endpoint", "traffic_fault"]
+__all__ = [
+    "PIN",
+    "REQUEST_ID",
+    "Deployment",
+    "Limits",
+    "EndpointInfo",
+    "Answer",
+    "Counts",
+    "Endpoint",
+    "traffic_fault",
+    "mirror_fault",
+]
 
 # %% ../../nbs/parts/protocol.ipynb #a9f76bc5
 PIN = "azureml-model-deployment"
@@ -31,7 +42,22 @@ class Deployment(BaseModel):
     weight: int = 0
     stable: bool = False
     created: str = ""
+    mirror: int = 0
     state: Literal["creating", "ready", "failed", "stopped"] = "creating"
+
+
+class Limits(BaseModel):
+    """What a request may take, and a deployment may use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_body_mb: float = 10.0
+    max_rows: int = 10_000
+    request_seconds: float = 10.0
+    max_concurrent: int = 256
+    worker_memory_mb: float = 2048.0
+    sample_share: float = 0.1
+    log_days: float = 30.0
 
 
 class EndpointInfo(BaseModel):
@@ -44,6 +70,7 @@ class EndpointInfo(BaseModel):
     key_file: str
     running: bool
     traffic: dict[str, int]
+    mirror: dict[str, int] = Field(default_factory=dict)
     deployments: list[Deployment]
 
 
@@ -56,6 +83,41 @@ class Answer(BaseModel):
     content: Any
     deployment: str
     seconds: float
+
+
+class Counts(BaseModel):
+    """What one deployment did in a window: requests that chose it by weight, pinned and mirrored ones left out.
+
+    `errors` are answers of 500 and above, `unavailable` those of them that came from nobody (502 to 504); `slow` counts the requests
+    above each of the P50, P95 and P99 limits; `total` and `squares` sum the predicted values of `rows` rows and their squares.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    requests: int = 0
+    errors: int = 0
+    unavailable: int = 0
+    slow: tuple[int, int, int] = (0, 0, 0)
+    rows: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    classes: dict[str, int] = Field(default_factory=dict)
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return the counts of two windows together."""
+        classes = dict(self.classes)
+        for name, count in other.classes.items():
+            classes[name] = classes.get(name, 0) + count
+        return Counts(
+            requests=self.requests + other.requests,
+            errors=self.errors + other.errors,
+            unavailable=self.unavailable + other.unavailable,
+            slow=tuple(one + two for one, two in zip(self.slow, other.slow, strict=True)),
+            rows=self.rows + other.rows,
+            total=self.total + other.total,
+            squares=self.squares + other.squares,
+            classes=classes,
+        )
 
 
 class Endpoint(Protocol):
@@ -78,8 +140,23 @@ class Endpoint(Protocol):
     def set_traffic(self, weights: Mapping[str, int]) -> None:
         """Set the split: 0 to 100 each, together 0 or 100; what is not named gets 0. Read back before it returns."""
 
+    def set_mirror(self, weights: Mapping[str, int]) -> None:
+        """Send a copy of that share (0 to 50) of the live requests to a deployment; {} ends it."""
+
     def score(self, body: bytes, deployment: str = "") -> Answer:
         """Send a request, to one deployment if it is named."""
+
+    def counts(self, cursor: str, limits_ms: tuple[float, float, float]) -> tuple[dict[str, Counts], str]:
+        """Return what each deployment did since `cursor` ('' is the beginning), and the cursor of now."""
+
+    def keys(self) -> tuple[str, str]:
+        """Return the primary and the secondary key."""
+
+    def regenerate_key(self, which: Literal["primary", "secondary"]) -> None:
+        """Make a new key; the other one stays valid."""
+
+    def logs(self, lines: int = 50) -> list[str]:
+        """Return the last lines of the log."""
 
 
 # %% ../../nbs/parts/protocol.ipynb #556874ad
@@ -95,3 +172,14 @@ def traffic_fault(weights: Mapping[str, int], known: list[str]) -> str:
     return (
         "" if total in (0, 100) else f"weights sum to {total}: 100, or 0 to stop all traffic, would be right"
     )
+
+
+def mirror_fault(weights: Mapping[str, int], known: list[str]) -> str:
+    """Return what is wrong with mirror traffic, or ''."""
+    strange = [name for name in weights if name not in known]
+    if strange:
+        return f"no deployment {', '.join(strange)}; there is {', '.join(known) or 'none'}"
+    if len(weights) > 1:
+        return f"mirror traffic goes to one deployment, not to {len(weights)}"
+    wrong = [f"{name}={weight}" for name, weight in weights.items() if not 0 <= weight <= 50]
+    return f"{', '.join(wrong)}: mirror traffic takes 0 to 50 %" if wrong else ""

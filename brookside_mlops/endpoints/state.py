@@ -9,32 +9,44 @@ import re
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from .protocol import Deployment
+from pydantic import BaseModel, ConfigDict
+
+from .protocol import Deployment, Limits
 from ..errors import InputError
 from ..files import write_text
 
 # %% auto #0
-__all__ = ["EndpointState"]
+__all__ = ["EndpointState", "Release", "record_release", "record_rollback", "releases", "previous_release"]
 
 # %% ../../nbs/parts/endpoint_state.ipynb #620b88e8
-_TABLES = """
+_NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+_TABLES = f"""
 create table if not exists deployment (
     name text primary key, model_name text not null, version integer not null, sha256 text not null,
-    weight integer not null default 0 check (weight between 0 and 100), stable integer not null default 0,
-    created text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')));
+    weight integer not null default 0 check (weight between 0 and 100),
+    mirror integer not null default 0 check (mirror between 0 and 50),
+    stable integer not null default 0, created text not null default ({_NOW}));
 create table if not exists server (only integer primary key check (only = 1), pid integer, port integer);
-create table if not exists rollout (
-    id integer primary key, started text not null default (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
-    step text not null, weights text not null);
-"""
+create table if not exists setting (only integer primary key check (only = 1), limits text not null);
+create table if not exists release (
+    id integer primary key, deployment text not null, model_name text not null, version integer not null,
+    sha256 text not null, finished text not null default ({_NOW}), rolled_back text not null default '');
+"""  # nosec B608
+_FIELDS = ("name", "model_name", "version", "sha256", "weight", "mirror", "stable", "created")
+
+
+# %% ../../nbs/parts/endpoint_state.ipynb #4bfbc6df
+def _new_key() -> str:
+    return secrets.token_urlsafe(32)
 
 
 class EndpointState:
-    """The folder of an endpoint: state.db, keys, the bundles of its deployments, and the server's log."""
+    """The folder of an endpoint: state.db, keys, the bundles of its deployments, its log, requests and samples."""
 
     def __init__(self, state_folder: Path, name: str) -> None:
         """Name the folder. Raises InputError for a name that Azure ML would not take either."""
@@ -46,6 +58,8 @@ class EndpointState:
         self.folder = state_folder.resolve() / "endpoints" / name
         self.key_file = self.folder / "keys"
         self.log = self.folder / "server.log"
+        self.requests = self.folder / "requests.db"
+        self.samples = self.folder / "samples"
 
     @property
     def exists(self) -> bool:
@@ -56,39 +70,57 @@ class EndpointState:
         """Make folder, database and keys where they are not there yet."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.change() as database:
+            database.execute("pragma journal_mode = wal")
             database.executescript(_TABLES)
         if not self.key_file.exists():
-            keys = [secrets.token_urlsafe(32) for _ in range(3)]
-            write_text(self.key_file, "\n".join(keys) + "\n", mode=0o600)
+            self._write_keys([_new_key() for _ in range(3)])
 
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """Yield the database in one transaction: all of it, or nothing."""
         database = sqlite3.connect(self.folder / "state.db", timeout=30)
         try:
-            database.execute("pragma journal_mode = wal")
             with database:
                 yield database
         finally:
             database.close()
+
+    def bundle(self, deployment: str) -> Path:
+        """Return the folder of a deployment's own copy of its bundle."""
+        return self.folder / "deployments" / deployment
+
+    def _write_keys(self, keys: list[str]) -> None:
+        write_text(self.key_file, "\n".join(keys) + "\n", mode=0o600)
 
     def read_keys(self) -> tuple[str, str, str]:
         """Return the primary key, the secondary key, and the key of the server's own commands."""
         first, second, own = self.key_file.read_text(encoding="utf-8").split()
         return first, second, own
 
+    def regenerate_key(self, which: Literal["primary", "secondary"]) -> None:
+        """Replace one of the callers' keys."""
+        keys = list(self.read_keys())
+        keys[0 if which == "primary" else 1] = _new_key()
+        self._write_keys(keys)
+
+    def limits(self) -> Limits:
+        """Return what requests may take."""
+        with self.change() as database:
+            row = database.execute("select limits from setting").fetchone()
+        return Limits.model_validate_json(row[0]) if row else Limits()
+
+    def set_limits(self, limits: Limits) -> None:
+        """Write down what requests may take."""
+        with self.change() as database:
+            database.execute("insert or replace into setting values (1, ?)", (limits.model_dump_json(),))
+
     def deployments(self) -> dict[str, Deployment]:
         """Return the deployments that should be there, by name."""
         with self.change() as database:
             rows = database.execute(
-                "select name, model_name, version, sha256, weight, stable, created from deployment order by name"
-            ).fetchall()
-        names = ("name", "model_name", "version", "sha256", "weight", "stable", "created")
-        return {row[0]: Deployment(**dict(zip(names, row, strict=True))) for row in rows}
-
-    def bundle(self, deployment: str) -> Path:
-        """Return the folder of a deployment's own copy of its bundle."""
-        return self.folder / "deployments" / deployment
+                f"select {', '.join(_FIELDS)} from deployment order by name"
+            ).fetchall()  # nosec B608
+        return {row[0]: Deployment(**dict(zip(_FIELDS, row, strict=True))) for row in rows}
 
     def add(self, deployment: Deployment, bundle: Path) -> None:
         """Write down a deployment, with a copy of its bundle: copy first, then state."""
@@ -108,14 +140,18 @@ class EndpointState:
         shutil.rmtree(self.bundle(name), ignore_errors=True)
 
     def weigh(self, weights: Mapping[str, int]) -> None:
-        """Write down a split; a deployment that gets all traffic is stable from then on."""
+        """Write down a split; who is not named gets nothing."""
         with self.change() as database:
             database.execute("update deployment set weight = 0")
             for name, weight in weights.items():
-                database.execute(
-                    "update deployment set weight = ?, stable = max(stable, ?) where name = ?",
-                    (weight, weight == 100, name),
-                )
+                database.execute("update deployment set weight = ? where name = ?", (weight, name))
+
+    def mirror(self, weights: Mapping[str, int]) -> None:
+        """Write down who gets copies of live requests."""
+        with self.change() as database:
+            database.execute("update deployment set mirror = 0")
+            for name, weight in weights.items():
+                database.execute("update deployment set mirror = ? where name = ?", (weight, name))
 
     def server(self) -> tuple[int, int]:
         """Return pid and port of the server that was started last, 0 where there was none."""
@@ -128,12 +164,63 @@ class EndpointState:
         with self.change() as database:
             database.execute("insert or replace into server values (1, ?, ?)", (pid, port))
 
-    def plan(self, step: str, weights: str) -> None:
-        """Write down the next move of a rollout, before it is made."""
-        with self.change() as database:
-            database.execute("insert into rollout (step, weights) values (?, ?)", (step, weights))
 
-    def moves(self) -> list[tuple[str, str, str]]:
-        """Return the moves of all rollouts: when, step, weights."""
-        with self.change() as database:
-            return database.execute("select started, step, weights from rollout order by id").fetchall()
+# %% ../../nbs/parts/endpoint_state.ipynb #877c5afc
+class Release(BaseModel):
+    """A version that carried all traffic at the end of a rollout."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    deployment: str
+    model_name: str
+    version: int
+    sha256: str
+    finished: str
+    rolled_back: str = ""
+
+
+def record_release(state: EndpointState, deployment: Deployment) -> None:
+    """Write down that a deployment finished its rollout; the same version twice in a row is one release."""
+    last = releases(state)[-1:]
+    if last and (last[0].sha256, last[0].version, last[0].rolled_back) == (
+        deployment.sha256,
+        deployment.version,
+        "",
+    ):
+        return
+    with state.change() as database:
+        database.execute(
+            "insert into release (deployment, model_name, version, sha256) values (?, ?, ?, ?)",
+            (deployment.name, deployment.model_name, deployment.version, deployment.sha256),
+        )
+        database.execute("update deployment set stable = 1 where name = ?", (deployment.name,))
+
+
+def record_rollback(state: EndpointState, deployment: Deployment) -> None:
+    """Write down that a deployment's version was rolled back: nobody returns to it by himself."""
+    with state.change() as database:
+        database.execute(
+            f"update release set rolled_back = {_NOW} where version = ? and sha256 = ?",  # nosec B608
+            (deployment.version, deployment.sha256),
+        )
+        database.execute("update deployment set stable = 0 where name = ?", (deployment.name,))
+
+
+def releases(state: EndpointState) -> list[Release]:
+    """Return the history, oldest first."""
+    names = tuple(Release.model_fields)
+    with state.change() as database:
+        rows = database.execute(
+            f"select {', '.join(names)} from release order by id"
+        ).fetchall()  # nosec B608
+    return [Release(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def previous_release(history: Sequence[Release], serving: Deployment | None) -> Release | None:
+    """Return the release to go back to from the deployment that serves; None where there is none."""
+    for one in reversed(history):
+        current = serving is not None and (one.version, one.sha256) == (serving.version, serving.sha256)
+        if not one.rolled_back and not current:
+            return one
+    return None

@@ -5,62 +5,107 @@
 # %% ../../nbs/parts/worker.ipynb #d0c8c328
 from __future__ import annotations
 
-import asyncio
 import json
+import math
+import socket
 import struct
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..bundle import Bundle
-from ..payload import PayloadError, parse_payload
+from .samples import Sampler
+from ..errors import InputError
+from ..payload import MAX_ROWS, PayloadError, parse_payload
+from ..zygote import die_with
 
 # %% auto #0
-__all__ = ["REQUEST", "ANSWER", "answer", "serve", "main"]
+__all__ = ["MAGIC", "READY", "REQUEST", "ANSWER", "Reply", "summed", "answer", "serve", "main"]
 
 # %% ../../nbs/parts/worker.ipynb #b59a8494
-REQUEST = struct.Struct("!I")
-ANSWER = struct.Struct("!HI")
+MAGIC = b"BKS1"
+READY = 100  # the status of the frame that says the model is loaded
+REQUEST = struct.Struct("!IB")
+ANSWER = struct.Struct("!4sHIIddI")
 
 
-def answer(bundle: Bundle, body: bytes) -> tuple[int, bytes]:
-    """Return HTTP status and JSON body of the answer to a request."""
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer of a worker. `total` and `squares` sum the predicted values (probability, or value) and their squares."""
+
+    status: int
+    body: bytes
+    rows: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    classes: dict[str, int] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        """Return the frame."""
+        classes = json.dumps(self.classes).encode() if self.classes else b""
+        numbers = (self.rows, self.total, self.squares, len(classes))
+        return ANSWER.pack(MAGIC, self.status, len(self.body), *numbers) + classes + self.body
+
+
+# %% ../../nbs/parts/worker.ipynb #020f2831
+def summed(answers: Sequence[Any]) -> tuple[float, float, dict[str, int]]:
+    """Return the sum and the sum of squares of the predicted values, and the count of each class or cluster."""
+    classes: dict[str, int] = {}
+    values = []
+    for answer in answers:
+        value = answer
+        if isinstance(answer, dict):
+            name = str(answer.get("class", answer.get("cluster", "")))
+            classes[name] = classes.get(name, 0) + 1
+            value = answer.get("probability")
+        if isinstance(value, int | float) and math.isfinite(value):
+            values.append(float(value))
+    return sum(values), sum(value * value for value in values), classes
+
+
+def answer(bundle: Bundle, body: bytes, sampler: Sampler | None = None, max_rows: int = MAX_ROWS) -> Reply:
+    """Return the answer to a request; `sampler` keeps what was asked and answered."""
     try:
-        columns = parse_payload(body, bundle.info.columns)
-        return 200, json.dumps(bundle.predict(columns)).encode()
+        columns = parse_payload(body, bundle.info.columns, max_rows)
+        answers = bundle.predict(columns)
+        if sampler is not None:
+            sampler.add(time.time(), columns, answers)
+        return Reply(200, json.dumps(answers).encode(), len(answers), *summed(answers))
     except PayloadError as error:
-        return error.status, error.body()
+        return Reply(error.status, error.body())
     except Exception as error:  # a model that fails must answer, not hang
-        return 500, PayloadError(500, "model_failed", f"the model failed: {type(error).__name__}").body()
+        failed = PayloadError(500, "model_failed", f"the model failed: {type(error).__name__}")
+        return Reply(500, failed.body())
 
 
-async def serve(folder: Path, path: Path) -> None:
-    """Serve the bundle in a folder on a unix socket until standard input closes."""
-    bundle = Bundle.open(folder)
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                (length,) = REQUEST.unpack(await reader.readexactly(REQUEST.size))
-                status, body = answer(bundle, await reader.readexactly(length))
-                writer.write(ANSWER.pack(status, len(body)) + body)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    path.unlink(missing_ok=True)
-    server = await asyncio.start_unix_server(talk, path, limit=1 << 20)
-    path.chmod(0o600)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    async with server:
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+# %% ../../nbs/parts/worker.ipynb #3293a535
+def serve(bundle: Bundle, connection: socket.socket, sampler: Sampler, max_rows: int) -> None:
+    """Answer requests until the other end closes."""
+    with connection, connection.makefile("rb", buffering=1 << 16) as requests:
+        connection.sendall(Reply(READY, b"").pack())
+        while len(header := requests.read(REQUEST.size)) == REQUEST.size:
+            length, keep = REQUEST.unpack(header)
+            reply = answer(bundle, requests.read(length), sampler if keep else None, max_rows)
+            connection.sendall(reply.pack())
 
 
 def main() -> None:
-    """Serve: `python -m brookside_mlops.endpoints.worker BUNDLE SOCKET`."""
-    import uvloop
-
-    uvloop.run(serve(Path(sys.argv[1]), Path(sys.argv[2])))
+    """Serve: `python -m brookside_mlops.endpoints.worker BUNDLE DESCRIPTOR PARENT SAMPLES MAX_ROWS`."""
+    folder, descriptor, parent, samples, max_rows = sys.argv[1:]
+    die_with(int(parent))
+    try:
+        bundle = Bundle.open(Path(folder))
+    except InputError as error:
+        sys.exit(str(error))
+    answer(bundle, json.dumps(bundle.example(Path(folder))).encode())
+    with Sampler(bundle.info, Path(samples)) as sampler:
+        try:
+            serve(bundle, socket.socket(fileno=int(descriptor)), sampler, int(max_rows))
+        except ConnectionError:
+            return  # the gateway has gone
 
 
 if __name__ == "__main__" and Path(sys.argv[0]).stem == "worker":

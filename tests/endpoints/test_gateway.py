@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from brookside_mlops.endpoints.gateway import Gateway, Rotation, listen
 from brookside_mlops.endpoints.protocol import PIN, Deployment
 from brookside_mlops.endpoints.state import EndpointState
-from tests.bundles import adding
+from brookside_mlops.scratch import scratch_bundle as adding
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.integers(0, 100), max_size=5))

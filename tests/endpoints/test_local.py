@@ -16,7 +16,7 @@ import pytest
 from brookside_mlops.endpoints.local import EndpointError, LocalEndpoint, list_endpoints
 from brookside_mlops.endpoints.protocol import PIN, REQUEST_ID
 from brookside_mlops.errors import InputError
-from tests.bundles import adding
+from brookside_mlops.scratch import scratch_bundle as adding
 
 BODY = json.dumps([{"weeks": 4}]).encode()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from brookside_mlops.bundle import Bundle
 from brookside_mlops.endpoints.worker import ANSWER, REQUEST, answer
-from tests.bundles import adding
+from brookside_mlops.scratch import scratch_bundle as adding
 
 
 def test_worker_answers_frames_and_ends_when_its_parent_lets_go(tmp_path: Path) -> None:
