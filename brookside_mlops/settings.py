@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import InputError
 from .files import write_text
+from .rollout_settings import RolloutSettings
 from .usecases import UseCase
 
 # %% auto #0
 __all__ = [
     "Share",
-    "Weights",
     "ENVIRONMENTS",
     "Gates",
     "Environment",
@@ -54,10 +54,7 @@ class Gates(BaseModel):
 
 
 # %% ../nbs/parts/settings.ipynb #a2ae9958
-Weights = Annotated[tuple[int, ...], Field(min_length=1)]
-
-
-class Environment(Gates):
+class Environment(Gates, RolloutSettings):
     """One environment's section of settings.ini with what it inherits from `[DEFAULT]`."""
 
     name: str
@@ -71,9 +68,9 @@ class Environment(Gates):
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     valid_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     endpoint: str = "{usecase}-{environment}"
-    rollout_steps: Weights = (10, 50, 100)
-    approval: bool = False
-    p95_ms: Annotated[float, Field(gt=0)] = 2000.0
+    p50_ms: Annotated[float, Field(gt=0)] = 500.0
+    p95_ms: Annotated[float, Field(gt=0)] = 3000.0
+    p99_ms: Annotated[float, Field(gt=0)] = 5000.0
     drift_warning: Share = 0.15
     drift_critical: Share = 0.30
 

@@ -31,7 +31,7 @@ REQUEST_ID = "x-ms-request-id"
 
 
 class Deployment(BaseModel):
-    """One deployed model version. `state` is what the server says; `stable` that it has carried all traffic once."""
+    """One deployed model version. `state` is what the server says."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +40,6 @@ class Deployment(BaseModel):
     version: int
     sha256: str
     weight: int = 0
-    stable: bool = False
     created: str = ""
     mirror: int = 0
     state: Literal["creating", "ready", "failed", "stopped"] = "creating"
