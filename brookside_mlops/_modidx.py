@@ -9,6 +9,114 @@ d = {
         "lib_path": "brookside_mlops",
     },
     "syms": {
+        "brookside_mlops.audit": {
+            "brookside_mlops.audit.AuditLog": ("parts/audit.html#auditlog", "brookside_mlops/audit.py"),
+            "brookside_mlops.audit.AuditLog.__init__": (
+                "parts/audit.html#auditlog.__init__",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog._alone": (
+                "parts/audit.html#auditlog._alone",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog._create": (
+                "parts/audit.html#auditlog._create",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog._open": (
+                "parts/audit.html#auditlog._open",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog._write_head": (
+                "parts/audit.html#auditlog._write_head",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.append": (
+                "parts/audit.html#auditlog.append",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.exists": (
+                "parts/audit.html#auditlog.exists",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.head": (
+                "parts/audit.html#auditlog.head",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.rows": (
+                "parts/audit.html#auditlog.rows",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.verify": (
+                "parts/audit.html#auditlog.verify",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit._fits": ("parts/audit.html#_fits", "brookside_mlops/audit.py"),
+            "brookside_mlops.audit.audit_log": ("parts/audit.html#audit_log", "brookside_mlops/audit.py"),
+            "brookside_mlops.audit.check_details": (
+                "parts/audit.html#check_details",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.looks_secret": (
+                "parts/audit.html#looks_secret",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.os_user": ("parts/audit.html#os_user", "brookside_mlops/audit.py"),
+        },
+        "brookside_mlops.audit_chain": {
+            "brookside_mlops.audit_chain.AuditRow": (
+                "parts/audit_chain.html#auditrow",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.Head": (
+                "parts/audit_chain.html#head",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.Link": (
+                "parts/audit_chain.html#link",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.Verification": (
+                "parts/audit_chain.html#verification",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain._missing": (
+                "parts/audit_chain.html#_missing",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain._name": (
+                "parts/audit_chain.html#_name",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain._rewritten": (
+                "parts/audit_chain.html#_rewritten",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain._row_faults": (
+                "parts/audit_chain.html#_row_faults",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.canonical": (
+                "parts/audit_chain.html#canonical",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.row_hash": (
+                "parts/audit_chain.html#row_hash",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.to_link": (
+                "parts/audit_chain.html#to_link",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.to_row": (
+                "parts/audit_chain.html#to_row",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.verify_rows": (
+                "parts/audit_chain.html#verify_rows",
+                "brookside_mlops/audit_chain.py",
+            ),
+        },
         "brookside_mlops.bootstrap": {
             "brookside_mlops.bootstrap.Estimate": (
                 "parts/bootstrap.html#estimate",
