@@ -179,6 +179,104 @@ d = {
                 "brookside_mlops/comparison.py",
             ),
         },
+        "brookside_mlops.connections": {
+            "brookside_mlops.connections.BadAnswer": (
+                "parts/connections.html#badanswer",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection": (
+                "parts/connections.html#connection",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.__init__": (
+                "parts/connections.html#connection.__init__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._begin": (
+                "parts/connections.html#connection._begin",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._end": (
+                "parts/connections.html#connection._end",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._finish": (
+                "parts/connections.html#connection._finish",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.ask": (
+                "parts/connections.html#connection.ask",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.close": (
+                "parts/connections.html#connection.close",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.connection_lost": (
+                "parts/connections.html#connection.connection_lost",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.connection_made": (
+                "parts/connections.html#connection.connection_made",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.data_received": (
+                "parts/connections.html#connection.data_received",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_body": (
+                "parts/connections.html#connection.on_body",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_header": (
+                "parts/connections.html#connection.on_header",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_headers_complete": (
+                "parts/connections.html#connection.on_headers_complete",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_message_complete": (
+                "parts/connections.html#connection.on_message_complete",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool": (
+                "parts/connections.html#pool",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__aenter__": (
+                "parts/connections.html#pool.__aenter__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__aexit__": (
+                "parts/connections.html#pool.__aexit__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__init__": (
+                "parts/connections.html#pool.__init__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool._connect": (
+                "parts/connections.html#pool._connect",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool._kept": (
+                "parts/connections.html#pool._kept",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.post": (
+                "parts/connections.html#pool.post",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Reply": (
+                "parts/connections.html#reply",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.tunnel": (
+                "parts/connections.html#tunnel",
+                "brookside_mlops/connections.py",
+            ),
+        },
         "brookside_mlops.contract_checks": {
             "brookside_mlops.contract_checks.ColumnSummary": (
                 "parts/contract_checks.html#columnsummary",
@@ -1106,6 +1204,21 @@ d = {
             "brookside_mlops.gates._threshold": ("parts/gates.html#_threshold", "brookside_mlops/gates.py"),
             "brookside_mlops.gates.judge": ("parts/gates.html#judge", "brookside_mlops/gates.py"),
         },
+        "brookside_mlops.golden": {
+            "brookside_mlops.golden.Golden": ("parts/golden.html#golden", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden._column": ("parts/golden.html#_column", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.body_of": ("parts/golden.html#body_of", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.golden_of": ("parts/golden.html#golden_of", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.golden_rows": (
+                "parts/golden.html#golden_rows",
+                "brookside_mlops/golden.py",
+            ),
+            "brookside_mlops.golden.read_rows": ("parts/golden.html#read_rows", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.signature_of_table": (
+                "parts/golden.html#signature_of_table",
+                "brookside_mlops/golden.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
@@ -1265,6 +1378,33 @@ d = {
                 "parts/leakage.html#single_column_power",
                 "brookside_mlops/leakage.py",
             )
+        },
+        "brookside_mlops.load": {
+            "brookside_mlops.load.Clock": ("parts/load.html#clock", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Clock.now": ("parts/load.html#clock.now", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Clock.sleep": ("parts/load.html#clock.sleep", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Load": ("parts/load.html#load", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Outcome": ("parts/load.html#outcome", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Request": ("parts/load.html#request", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender": ("parts/load.html#sender", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender.__init__": (
+                "parts/load.html#sender.__init__",
+                "brookside_mlops/load.py",
+            ),
+            "brookside_mlops.load.Sender._one": ("parts/load.html#sender._one", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender.send": ("parts/load.html#sender.send", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Summary": ("parts/load.html#summary", "brookside_mlops/load.py"),
+            "brookside_mlops.load._pace": ("parts/load.html#_pace", "brookside_mlops/load.py"),
+            "brookside_mlops.load.constant_rate": (
+                "parts/load.html#constant_rate",
+                "brookside_mlops/load.py",
+            ),
+            "brookside_mlops.load.failed": ("parts/load.html#failed", "brookside_mlops/load.py"),
+            "brookside_mlops.load.judged": ("parts/load.html#judged", "brookside_mlops/load.py"),
+            "brookside_mlops.load.measure": ("parts/load.html#measure", "brookside_mlops/load.py"),
+            "brookside_mlops.load.refusal": ("parts/load.html#refusal", "brookside_mlops/load.py"),
+            "brookside_mlops.load.run_in_loop": ("parts/load.html#run_in_loop", "brookside_mlops/load.py"),
+            "brookside_mlops.load.summarise": ("parts/load.html#summarise", "brookside_mlops/load.py"),
         },
         "brookside_mlops.metrics": {
             "brookside_mlops.metrics.Classified": (
@@ -1771,6 +1911,49 @@ d = {
                 "brookside_mlops/registry.py",
             ),
         },
+        "brookside_mlops.replay": {
+            "brookside_mlops.replay.ReplayTraffic": (
+                "parts/replay.html#replaytraffic",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__enter__": (
+                "parts/replay.html#replaytraffic.__enter__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__exit__": (
+                "parts/replay.html#replaytraffic.__exit__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__init__": (
+                "parts/replay.html#replaytraffic.__init__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic._record": (
+                "parts/replay.html#replaytraffic._record",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic._work": (
+                "parts/replay.html#replaytraffic._work",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.counts": (
+                "parts/replay.html#replaytraffic.counts",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.start": (
+                "parts/replay.html#replaytraffic.start",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.stop": (
+                "parts/replay.html#replaytraffic.stop",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.as_request": (
+                "parts/replay.html#as_request",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.replay": ("parts/replay.html#replay", "brookside_mlops/replay.py"),
+        },
         "brookside_mlops.reporting": {
             "brookside_mlops.reporting.Reporter": (
                 "parts/reporting.html#reporter",
@@ -1925,6 +2108,60 @@ d = {
             "brookside_mlops.scratch._clean": ("parts/scratch.html#_clean", "brookside_mlops/scratch.py"),
             "brookside_mlops.scratch.open_run": ("parts/scratch.html#open_run", "brookside_mlops/scratch.py"),
         },
+        "brookside_mlops.service_level": {
+            "brookside_mlops.service_level.ServiceLevel": (
+                "parts/service_level.html#servicelevel",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.Step": (
+                "parts/service_level.html#step",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._check": (
+                "parts/service_level.html#_check",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._errors": (
+                "parts/service_level.html#_errors",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._latency": (
+                "parts/service_level.html#_latency",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.client_was_late": (
+                "parts/service_level.html#client_was_late",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.find_knee": (
+                "parts/service_level.html#find_knee",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.held_rate": (
+                "parts/service_level.html#held_rate",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.judge": (
+                "parts/service_level.html#judge",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.load_check": (
+                "parts/service_level.html#load_check",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.next_rate": (
+                "parts/service_level.html#next_rate",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.service_level": (
+                "parts/service_level.html#service_level",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.step_of": (
+                "parts/service_level.html#step_of",
+                "brookside_mlops/service_level.py",
+            ),
+        },
         "brookside_mlops.settings": {
             "brookside_mlops.settings.Environment": (
                 "parts/settings.html#environment",
@@ -1983,11 +2220,34 @@ d = {
         },
         "brookside_mlops.smoke": {
             "brookside_mlops.smoke.Question": ("parts/smoke.html#question", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.Scorer": ("parts/smoke.html#scorer", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.Scorer.score": (
+                "parts/smoke.html#scorer.score",
+                "brookside_mlops/smoke.py",
+            ),
+            "brookside_mlops.smoke._check": ("parts/smoke.html#_check", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._class_fault": (
+                "parts/smoke.html#_class_fault",
+                "brookside_mlops/smoke.py",
+            ),
+            "brookside_mlops.smoke._code": ("parts/smoke.html#_code", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._compare": ("parts/smoke.html#_compare", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._fault": ("parts/smoke.html#_fault", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke._same": ("parts/smoke.html#_same", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._within": ("parts/smoke.html#_within", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.ask": ("parts/smoke.html#ask", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.ask_all": ("parts/smoke.html#ask_all", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.format_fault": (
+                "parts/smoke.html#format_fault",
+                "brookside_mlops/smoke.py",
+            ),
             "brookside_mlops.smoke.latencies": ("parts/smoke.html#latencies", "brookside_mlops/smoke.py"),
-            "brookside_mlops.smoke.p95": ("parts/smoke.html#p95", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.questions": ("parts/smoke.html#questions", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.refused": ("parts/smoke.html#refused", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.refuses_wrong_key": (
+                "parts/smoke.html#refuses_wrong_key",
+                "brookside_mlops/smoke.py",
+            ),
             "brookside_mlops.smoke.same_answers": (
                 "parts/smoke.html#same_answers",
                 "brookside_mlops/smoke.py",
@@ -2144,24 +2404,76 @@ d = {
             ),
         },
         "brookside_mlops.stages.smoke_test": {
+            "brookside_mlops.stages.smoke_test.Plan": (
+                "stages/smoke_test.html#plan",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.SmokeReport": (
+                "stages/smoke_test.html#smokereport",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
             "brookside_mlops.stages.smoke_test.SmokeTestResult": (
                 "stages/smoke_test.html#smoketestresult",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.Subject": (
+                "stages/smoke_test.html#subject",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.Subject.golden": (
+                "stages/smoke_test.html#subject.golden",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._notes": (
+                "stages/smoke_test.html#_notes",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._over_time": (
+                "stages/smoke_test.html#_over_time",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._read_plainly": (
+                "stages/smoke_test.html#_read_plainly",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.examine": (
+                "stages/smoke_test.html#examine",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.first_checks": (
+                "stages/smoke_test.html#first_checks",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.knee_picture": (
+                "stages/smoke_test.html#knee_picture",
                 "brookside_mlops/stages/smoke_test.py",
             ),
             "brookside_mlops.stages.smoke_test.latency_picture": (
                 "stages/smoke_test.html#latency_picture",
                 "brookside_mlops/stages/smoke_test.py",
             ),
+            "brookside_mlops.stages.smoke_test.plan_of": (
+                "stages/smoke_test.html#plan_of",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
             "brookside_mlops.stages.smoke_test.smoke_test": (
                 "stages/smoke_test.html#smoke_test",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.smoke_url": (
+                "stages/smoke_test.html#smoke_url",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.subject_of": (
+                "stages/smoke_test.html#subject_of",
                 "brookside_mlops/stages/smoke_test.py",
             ),
             "brookside_mlops.stages.smoke_test.superseded": (
                 "stages/smoke_test.html#superseded",
                 "brookside_mlops/stages/smoke_test.py",
             ),
-            "brookside_mlops.stages.smoke_test.test_rows": (
-                "stages/smoke_test.html#test_rows",
+            "brookside_mlops.stages.smoke_test.write_report": (
+                "stages/smoke_test.html#write_report",
                 "brookside_mlops/stages/smoke_test.py",
             ),
         },
@@ -2220,6 +2532,41 @@ d = {
                 "stages/validate.html#validate",
                 "brookside_mlops/stages/validate.py",
             ),
+        },
+        "brookside_mlops.target": {
+            "brookside_mlops.target.Target": ("parts/target.html#target", "brookside_mlops/target.py"),
+            "brookside_mlops.target.Target.__post_init__": (
+                "parts/target.html#target.__post_init__",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target._http": (
+                "parts/target.html#target._http",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.headers": (
+                "parts/target.html#target.headers",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.name": (
+                "parts/target.html#target.name",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.score": (
+                "parts/target.html#target.score",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.is_loopback": (
+                "parts/target.html#is_loopback",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.proxy_of": ("parts/target.html#proxy_of", "brookside_mlops/target.py"),
+            "brookside_mlops.target.read_key": ("parts/target.html#read_key", "brookside_mlops/target.py"),
+            "brookside_mlops.target.ssl_context": (
+                "parts/target.html#ssl_context",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.target_of": ("parts/target.html#target_of", "brookside_mlops/target.py"),
+            "brookside_mlops.target.url_parts": ("parts/target.html#url_parts", "brookside_mlops/target.py"),
         },
         "brookside_mlops.tracking": {
             "brookside_mlops.tracking.experiment_id": (

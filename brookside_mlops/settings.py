@@ -73,7 +73,12 @@ class Environment(Gates):
     endpoint: str = "{usecase}-{environment}"
     rollout_steps: Weights = (10, 50, 100)
     approval: bool = False
+    p50_ms: Annotated[float, Field(gt=0)] = 500.0
     p95_ms: Annotated[float, Field(gt=0)] = 2000.0
+    p99_ms: Annotated[float, Field(gt=0)] = 3000.0
+    min_success: Share = 0.95
+    smoke_rate: Annotated[float, Field(gt=0, le=5000)] = 50.0
+    smoke_seconds: Annotated[float, Field(gt=0, le=600)] = 4.0
     drift_warning: Share = 0.15
     drift_critical: Share = 0.30
 
