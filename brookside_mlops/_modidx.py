@@ -92,32 +92,14 @@ d = {
             ),
         },
         "brookside_mlops.cli": {
-            "brookside_mlops.cli._Group": ("parts/cli.html#_group", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli._Group.invoke": ("parts/cli.html#_group.invoke", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._check_line": ("parts/cli.html#_check_line", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli._drift_of_tables": (
-                "parts/cli.html#_drift_of_tables",
-                "brookside_mlops/cli.py",
-            ),
-            "brookside_mlops.cli._find": ("parts/cli.html#_find", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli._stage": ("parts/cli.html#_stage", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.approve_command": (
                 "parts/cli.html#approve_command",
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.deploy_command": ("parts/cli.html#deploy_command", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.drift_command": ("parts/cli.html#drift_command", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.endpoint_list": ("parts/cli.html#endpoint_list", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.endpoint_show": ("parts/cli.html#endpoint_show", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.endpoint_start": ("parts/cli.html#endpoint_start", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.endpoint_stop": ("parts/cli.html#endpoint_stop", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.endpoint_traffic": (
-                "parts/cli.html#endpoint_traffic",
-                "brookside_mlops/cli.py",
-            ),
-            "brookside_mlops.cli.infer_command": ("parts/cli.html#infer_command", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.main": ("parts/cli.html#main", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.promote_command": (
                 "parts/cli.html#promote_command",
@@ -128,14 +110,79 @@ d = {
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.run_command": ("parts/cli.html#run_command", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.runs_diff": ("parts/cli.html#runs_diff", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.runs_list": ("parts/cli.html#runs_list", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.runs_show": ("parts/cli.html#runs_show", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.smoke_test_command": (
                 "parts/cli.html#smoke_test_command",
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.stage_command": ("parts/cli.html#stage_command", "brookside_mlops/cli.py"),
+        },
+        "brookside_mlops.cli_data": {
+            "brookside_mlops.cli_data._drift_of_tables": (
+                "parts/cli_data.html#_drift_of_tables",
+                "brookside_mlops/cli_data.py",
+            ),
+            "brookside_mlops.cli_data.drift_command": (
+                "parts/cli_data.html#drift_command",
+                "brookside_mlops/cli_data.py",
+            ),
+            "brookside_mlops.cli_data.infer_command": (
+                "parts/cli_data.html#infer_command",
+                "brookside_mlops/cli_data.py",
+            ),
+        },
+        "brookside_mlops.cli_endpoint": {
+            "brookside_mlops.cli_endpoint.endpoint_list": (
+                "parts/cli_endpoint.html#endpoint_list",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.endpoint_show": (
+                "parts/cli_endpoint.html#endpoint_show",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.endpoint_start": (
+                "parts/cli_endpoint.html#endpoint_start",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.endpoint_stop": (
+                "parts/cli_endpoint.html#endpoint_stop",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.endpoint_traffic": (
+                "parts/cli_endpoint.html#endpoint_traffic",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+        },
+        "brookside_mlops.cli_options": {
+            "brookside_mlops.cli_options.Group": (
+                "parts/cli_options.html#group",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.Group.invoke": (
+                "parts/cli_options.html#group.invoke",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.chosen_run": (
+                "parts/cli_options.html#chosen_run",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.stage_verb": (
+                "parts/cli_options.html#stage_verb",
+                "brookside_mlops/cli_options.py",
+            ),
+        },
+        "brookside_mlops.cli_runs": {
+            "brookside_mlops.cli_runs.runs_diff": (
+                "parts/cli_runs.html#runs_diff",
+                "brookside_mlops/cli_runs.py",
+            ),
+            "brookside_mlops.cli_runs.runs_list": (
+                "parts/cli_runs.html#runs_list",
+                "brookside_mlops/cli_runs.py",
+            ),
+            "brookside_mlops.cli_runs.runs_show": (
+                "parts/cli_runs.html#runs_show",
+                "brookside_mlops/cli_runs.py",
+            ),
         },
         "brookside_mlops.comparison": {
             "brookside_mlops.comparison.Comparison": (

@@ -9,8 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from .cli_data import contract_app, drift_command
+from .cli_endpoint import endpoint_app
+from brookside_mlops.cli_options import (
+    ApproveOption,
+    EnvironmentOption,
+    Group,
+    JsonOption,
+    ParametersOption,
+    RunOption,
+    UseCaseOption,
+    chosen_run,
+    stage_verb,
+)
+from .cli_runs import runs_app
 from .errors import BrooksideError, InputError
 
 if TYPE_CHECKING:
@@ -19,17 +32,6 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = [
     "app",
-    "contract_app",
-    "endpoint_app",
-    "runs_app",
-    "EnvironmentOption",
-    "UseCaseOption",
-    "ParametersOption",
-    "JsonOption",
-    "ApproveOption",
-    "RunOption",
-    "StateOption",
-    "STATE",
     "run_command",
     "stage_command",
     "deploy_command",
@@ -37,66 +39,18 @@ __all__ = [
     "rollback_command",
     "promote_command",
     "approve_command",
-    "drift_command",
-    "infer_command",
-    "endpoint_list",
-    "endpoint_show",
-    "endpoint_start",
-    "endpoint_stop",
-    "endpoint_traffic",
-    "runs_list",
-    "runs_show",
-    "runs_diff",
     "main",
 ]
 
-
 # %% ../nbs/parts/cli.ipynb #964f5e49
-class _Group(TyperGroup):
-    """A group whose expected errors are messages, not tracebacks."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the verb; an expected error ends in its message and its exit code."""
-        try:
-            return super().invoke(ctx)
-        except BrooksideError as error:
-            typer.secho(str(error), err=True, fg="red" if error.exit_code != 3 else "yellow")
-            raise typer.Exit(error.exit_code) from None
-
-
 app = typer.Typer(
-    cls=_Group,
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Notebooks from raw rows to a watched endpoint: validate, train, evaluate, register, deploy, roll back.",
 )
-contract_app = typer.Typer(cls=_Group, no_args_is_help=True, help="Data contracts.", rich_markup_mode=None)
-endpoint_app = typer.Typer(cls=_Group, no_args_is_help=True, help="Local endpoints.", rich_markup_mode=None)
-runs_app = typer.Typer(
-    cls=_Group, no_args_is_help=True, help="Runs and what they left.", rich_markup_mode=None
-)
-app.add_typer(contract_app, name="contract")
-app.add_typer(endpoint_app, name="endpoint")
-app.add_typer(runs_app, name="runs")
-
-EnvironmentOption = Annotated[
-    str, typer.Option("--environment", "-e", help="dev, staging, prod; several: dev,staging,prod")
-]
-UseCaseOption = Annotated[str, typer.Option("--usecase", "-u", help="A [usecase.NAME] of settings.ini.")]
-ParametersOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-p", help="NAME=VALUE or STAGE.NAME=VALUE, e.g. train.trees=300."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-ApproveOption = Annotated[
-    str, typer.Option("--approve-as", help="Approve the environments that ask for it, under this name.")
-]
-RunOption = Annotated[
-    str,
-    typer.Option("--run", "-r", help="Id of a run; by default the newest of the environment and use case."),
-]
 
 
 # %% ../nbs/parts/cli.ipynb #adeb3cc2
@@ -195,40 +149,6 @@ def _check_line(project: Path, names: tuple[str, ...], usecase: str) -> None:
 
 
 # %% ../nbs/parts/cli.ipynb #7863196e
-def _find(run: str, environment: str, usecase: str) -> Run:
-    """Return the run of an id, or the newest of an environment and use case."""
-    from brookside_mlops.runs import find_run, list_runs
-
-    if run:
-        return find_run(Path.cwd(), run)
-    for one in list_runs(Path.cwd()):
-        if one.environment == environment and one.record.usecase == usecase:
-            return one
-    raise InputError(
-        f"no run of {usecase} in {environment} yet: brookside-mlops run --environment {environment}"
-    )
-
-
-def _stage(name: str, run: Run, parameters: list[str] | None, as_json: bool) -> None:
-    """Run the notebook of one stage in a run."""
-    from brookside_mlops.parameters import assignments
-    from brookside_mlops.pipeline import fingerprint, run_stage, stage_parameters
-    from brookside_mlops.reporting import Reporter, show_json, summary
-
-    given = assignments(parameters or [])
-    values = stage_parameters(run.project, [name], given)[name]
-    reporter = Reporter(quiet=as_json)
-    try:
-        run_stage(run, name, values, reporter, "" if given else fingerprint(run, name, values))
-    finally:
-        if reporter.status:
-            reporter.status.stop()
-        if as_json:
-            show_json(summary(run))
-    if not as_json:
-        typer.echo(f"notebook    {run.folder / run.record.stages[name].notebook}")
-
-
 @app.command("stage")
 def stage_command(
     name: Annotated[
@@ -244,7 +164,7 @@ def stage_command(
     as_json: JsonOption = False,
 ) -> None:
     """Run the notebook of one stage in a run."""
-    _stage(name.replace("-", "_"), _find(run, environment, usecase), parameters, as_json)
+    stage_verb(name.replace("-", "_"), chosen_run(run, environment, usecase), parameters, as_json)
 
 
 @app.command("deploy")
@@ -256,10 +176,10 @@ def deploy_command(
     as_json: JsonOption = False,
 ) -> None:
     """Roll the version of a run out to its endpoint (06_deploy)."""
-    found = _find(run, environment, usecase)
+    found = chosen_run(run, environment, usecase)
     if approve_as:
         found.approve(approve_as, "deploy")
-    _stage("deploy", found, None, as_json)
+    stage_verb("deploy", found, None, as_json)
 
 
 @app.command("smoke-test")
@@ -270,7 +190,7 @@ def smoke_test_command(
     as_json: JsonOption = False,
 ) -> None:
     """Ask the endpoint of a run questions with known answers (07_smoke_test)."""
-    _stage("smoke_test", _find(run, environment, usecase), None, as_json)
+    stage_verb("smoke_test", chosen_run(run, environment, usecase), None, as_json)
 
 
 @app.command("rollback")
@@ -282,9 +202,10 @@ def rollback_command(
     as_json: JsonOption = False,
 ) -> None:
     """Give all traffic back to the previous stable deployment (09_rollback)."""
-    _stage("rollback", _find(run, environment, usecase), [f"reason={reason}"], as_json)
+    stage_verb("rollback", chosen_run(run, environment, usecase), [f"reason={reason}"], as_json)
 
 
+# %% ../nbs/parts/cli.ipynb #1b299bda
 @app.command("promote")
 def promote_command(
     run: Annotated[str, typer.Argument(help="Id of a registered run.")],
@@ -296,7 +217,7 @@ def promote_command(
     from brookside_mlops.pipeline import promote
     from brookside_mlops.settings import ENVIRONMENTS
 
-    source = _find(run, "", "")
+    source = chosen_run(run, "", "")
     later = ENVIRONMENTS[ENVIRONMENTS.index(source.environment) + 1 :]
     if to not in later:
         raise InputError(
@@ -313,7 +234,7 @@ def approve_command(
     """Let a run into its environment; recorded with name and time."""
     import getpass
 
-    found = _find(run, "", "")
+    found = chosen_run(run, "", "")
     found.approve(name or getpass.getuser(), "approve")
     approval = found.record.approval
     if approval:
@@ -321,223 +242,11 @@ def approve_command(
     typer.echo(f"go on: brookside-mlops run --resume {found.id}")
 
 
-# %% ../nbs/parts/cli.ipynb #369100b3
-@app.command("drift")
-def drift_command(
-    reference: Annotated[Path | None, typer.Option(help="A table to compare with (CSV or Parquet).")] = None,
-    current: Annotated[Path | None, typer.Option(help="A table of new rows.")] = None,
-    run: RunOption = "",
-    environment: EnvironmentOption = "dev",
-    usecase: UseCaseOption = "viability",
-    as_json: JsonOption = False,
-) -> None:
-    """Compare new rows with a reference: two tables, or a run's training rows and a table. Exit 1 when critical."""
-    if reference is None or run:
-        names = {"reference": reference, "current": current}
-        given = [f"{name}={path.resolve()}" for name, path in names.items() if path]
-        _stage("drift", _find(run, environment, usecase), [*given, "stop_when_critical=true"], as_json)
-        return
-    if current is None:
-        raise InputError("--current is missing: the table of new rows to compare with the reference")
-    _drift_of_tables(reference, current, as_json)
-
-
-def _drift_of_tables(reference: Path, current: Path, as_json: bool) -> None:
-    """Compare two tables with no run behind them and show the report."""
-    from brookside_mlops.drift import compare_tables
-
-    report = compare_tables(reference, current)
-    if as_json:
-        from brookside_mlops.reporting import show_json
-
-        show_json(report.model_dump(mode="json"))
-    else:
-        typer.echo(f"{'feature':24} {'PSI':>7} {'KS':>7} {'JSD':>7}  why")
-        for one in report.features:
-            numbers = " ".join(
-                f"{'-' if value is None else f'{value:.3f}':>7}" for value in (one.psi, one.ks, one.jsd)
-            )
-            typer.echo(f"{one.feature[:24]:24} {numbers}  {one.reason}")
-        typer.echo(f"{report.verdict}: {report.sentence()}")
-    if report.verdict == "critical":
-        raise typer.Exit(1)
-
-
-@contract_app.command("infer")
-def infer_command(
-    data: Annotated[Path, typer.Argument(help="A CSV or Parquet table.")],
-    target: Annotated[str, typer.Option(help="The column to predict.")] = "",
-    kind: Annotated[
-        list[str] | None, typer.Option("--kind", help="COLUMN=KIND for a column that should not be guessed.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write; by default standard output.")] = None,
-) -> None:
-    """Write a first draft of a contract from a table."""
-    from brookside_mlops.contract_files import contract_text
-    from brookside_mlops.contract_inference import infer_contract
-    from brookside_mlops.files import write_text
-    from brookside_mlops.kinds import KINDS
-    from brookside_mlops.parameters import assignments
-
-    kinds: Any = assignments(kind or [])
-    wrong = [f"{column}={given}" for column, given in kinds.items() if given not in KINDS]
-    if wrong:
-        raise InputError(f"--kind {', '.join(wrong)}: kinds are {', '.join(KINDS)}")
-    text = contract_text(*infer_contract(data, target=target, kinds=kinds))
-    if output is None:
-        typer.echo(text)
-    elif output.exists():
-        raise InputError(f"{output} exists: remove it, or choose another --output")
-    else:
-        write_text(output, text)
-        typer.echo(f"wrote {output}")
-
-
-# %% ../nbs/parts/cli.ipynb #43789bec
-StateOption = Annotated[Path, typer.Option("--state-folder", help="Where endpoints keep their state.")]
-STATE = Path(".brookside")
-
-
-@endpoint_app.command("list")
-def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = STATE) -> None:
-    """Show the endpoints of this project."""
-    from brookside_mlops.endpoints.local import list_endpoints
-
-    found = list_endpoints(state_folder)
-    if as_json:
-        from brookside_mlops.reporting import show_json
-
-        show_json([one.model_dump(mode="json") for one in found])
-        return
-    for one in found:
-        traffic = ", ".join(f"{name} {weight} %" for name, weight in one.traffic.items()) or "no deployment"
-        typer.echo(
-            f"{one.name:24} {'running' if one.running else 'stopped':8} {one.scoring_uri:36} {traffic}"
-        )
-    if not found:
-        typer.echo("no endpoint yet: brookside-mlops run --environment dev makes one")
-
-
-@endpoint_app.command("show")
-def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOption = STATE) -> None:
-    """Show an endpoint: address, traffic, deployments."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
-
-    endpoint = LocalEndpoint(state_folder, name)
-    found = endpoint.show()
-    if as_json:
-        from brookside_mlops.reporting import show_json
-
-        show_json(found.model_dump(mode="json"))
-        return
-    typer.echo(
-        f"{found.name}  {found.scoring_uri}  {'running' if found.running else 'stopped'}  keys: {found.key_file}"
-    )
-    for one in found.deployments:
-        typer.echo(
-            f"{one.name:8} {one.weight:3d} %  {one.state:8} {one.model_name} version {one.version}  {one.sha256[:12]}"
-        )
-
-
-@endpoint_app.command("start")
-def endpoint_start(name: str, state_folder: StateOption = STATE) -> None:
-    """Start the server of an endpoint again, with the same deployments, weights and keys."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
-
-    endpoint = LocalEndpoint(state_folder, name)
-    endpoint.show()
-    endpoint.start()
-    typer.echo(f"{name} answers at {endpoint.show_uri()}")
-
-
-@endpoint_app.command("stop")
-def endpoint_stop(name: str, state_folder: StateOption = STATE) -> None:
-    """End the server of an endpoint; its state stays."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
-
-    endpoint = LocalEndpoint(state_folder, name)
-    endpoint.show()
-    typer.echo(f"{name} {'stopped' if endpoint.stop() else 'was not running'}")
-
-
-@endpoint_app.command("traffic")
-def endpoint_traffic(
-    name: str,
-    split: Annotated[str, typer.Option("--set", help="e.g. blue=90,green=10")],
-    state_folder: StateOption = STATE,
-) -> None:
-    """Set the split of traffic: weights from 0 to 100 that sum to 0 or 100."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
-    from brookside_mlops.parameters import assignments
-
-    endpoint = LocalEndpoint(state_folder, name)
-    endpoint.show()
-    words = assignments(split.split(","))
-    wrong = [f"{one}={value}" for one, value in words.items() if not value.strip().isdigit()]
-    if wrong:
-        raise InputError(f"--set {', '.join(wrong)}: a weight is a whole number from 0 to 100")
-    endpoint.start()
-    endpoint.set_traffic({one: int(value) for one, value in words.items()})
-    typer.echo(", ".join(f"{one} {weight} %" for one, weight in endpoint.show().traffic.items()))
-
-
-# %% ../nbs/parts/cli.ipynb #47b6d8ff
-@runs_app.command("list")
-def runs_list(as_json: JsonOption = False) -> None:
-    """Show the runs of this project, the newest first."""
-    from brookside_mlops.reporting import show_json, summary
-    from brookside_mlops.runs import list_runs
-
-    found = list_runs(Path.cwd())
-    if as_json:
-        show_json([summary(one) for one in found])
-        return
-    for one in found:
-        states = {stage: record.state for stage, record in one.record.stages.items()}
-        stopped = next(
-            (f"{state} at {stage}" for stage, state in states.items() if state not in ("done", "pending")),
-            "done",
-        )
-        typer.echo(
-            f"{one.id:36} {one.environment:8} {one.record.usecase:12} {one.record.created[:19]}  {stopped}"
-        )
-
-
-@runs_app.command("show")
-def runs_show(run: str, as_json: JsonOption = False) -> None:
-    """Show a run: its stages, verdicts and artifacts."""
-    from brookside_mlops.reporting import headline, show_json
-
-    found = _find(run, "", "")
-    if as_json:
-        show_json(found.record.model_dump(mode="json"))
-        return
-    record = found.record
-    typer.echo(
-        f"{found.id}  {found.environment}  {record.usecase}  git {record.git_revision[:12]}  data {record.data_sha256[:12]}"
-    )
-    for stage, one in record.stages.items():
-        typer.echo(
-            f"{one.state:8} {one.verdict:8} {stage:11} {one.seconds:6.1f} s  {one.error or headline(found, stage)}"
-        )
-    if record.approval:
-        typer.echo(f"approved by {record.approval.by} at {record.approval.at}")
-
-
-@runs_app.command("diff")
-def runs_diff(first: str, second: str, as_json: JsonOption = False) -> None:
-    """Show what differs between two runs: code, data, packages, parameters, artifacts, verdicts, metrics."""
-    from brookside_mlops.reporting import show_json
-    from brookside_mlops.run_diff import diff
-
-    found = diff(_find(first, "", ""), _find(second, "", ""))
-    if as_json:
-        show_json({name: list(pair) for name, pair in found.items()})
-        return
-    for name, (old, new) in found.items():
-        typer.echo(f"{name:40} {str(old)[:36]:36}  {str(new)[:36]}")
-    if not found:
-        typer.echo("the runs do not differ")
+# %% ../nbs/parts/cli.ipynb #d080c566
+app.command("drift")(drift_command)
+app.add_typer(contract_app, name="contract")
+app.add_typer(endpoint_app, name="endpoint")
+app.add_typer(runs_app, name="runs")
 
 
 def main() -> None:
