@@ -199,6 +199,33 @@ d = {
                 "brookside_mlops/bundle.py",
             ),
         },
+        "brookside_mlops.canary": {
+            "brookside_mlops.canary.Decision": ("parts/canary.html#decision", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Evidence": ("parts/canary.html#evidence", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Look": ("parts/canary.html#look", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Point": ("parts/canary.html#point", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Rules": ("parts/canary.html#rules", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Rules.scaled": (
+                "parts/canary.html#rules.scaled",
+                "brookside_mlops/canary.py",
+            ),
+            "brookside_mlops.canary.Step": ("parts/canary.html#step", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._pair": ("parts/canary.html#_pair", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._recent": ("parts/canary.html#_recent", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._time": ("parts/canary.html#_time", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._worse": ("parts/canary.html#_worse", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.decide": ("parts/canary.html#decide", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.guardrails": (
+                "parts/canary.html#guardrails",
+                "brookside_mlops/canary.py",
+            ),
+            "brookside_mlops.canary.observe": ("parts/canary.html#observe", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.prediction_drift": (
+                "parts/canary.html#prediction_drift",
+                "brookside_mlops/canary.py",
+            ),
+            "brookside_mlops.canary.window": ("parts/canary.html#window", "brookside_mlops/canary.py"),
+        },
         "brookside_mlops.cli": {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._check_line": ("parts/cli.html#_check_line", "brookside_mlops/cli.py"),
@@ -332,6 +359,104 @@ d = {
             "brookside_mlops.comparison.score_statistic": (
                 "parts/comparison.html#score_statistic",
                 "brookside_mlops/comparison.py",
+            ),
+        },
+        "brookside_mlops.connections": {
+            "brookside_mlops.connections.BadAnswer": (
+                "parts/connections.html#badanswer",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection": (
+                "parts/connections.html#connection",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.__init__": (
+                "parts/connections.html#connection.__init__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._begin": (
+                "parts/connections.html#connection._begin",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._end": (
+                "parts/connections.html#connection._end",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._finish": (
+                "parts/connections.html#connection._finish",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.ask": (
+                "parts/connections.html#connection.ask",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.close": (
+                "parts/connections.html#connection.close",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.connection_lost": (
+                "parts/connections.html#connection.connection_lost",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.connection_made": (
+                "parts/connections.html#connection.connection_made",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.data_received": (
+                "parts/connections.html#connection.data_received",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_body": (
+                "parts/connections.html#connection.on_body",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_header": (
+                "parts/connections.html#connection.on_header",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_headers_complete": (
+                "parts/connections.html#connection.on_headers_complete",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_message_complete": (
+                "parts/connections.html#connection.on_message_complete",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool": (
+                "parts/connections.html#pool",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__aenter__": (
+                "parts/connections.html#pool.__aenter__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__aexit__": (
+                "parts/connections.html#pool.__aexit__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__init__": (
+                "parts/connections.html#pool.__init__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool._connect": (
+                "parts/connections.html#pool._connect",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool._kept": (
+                "parts/connections.html#pool._kept",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.post": (
+                "parts/connections.html#pool.post",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Reply": (
+                "parts/connections.html#reply",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.tunnel": (
+                "parts/connections.html#tunnel",
+                "brookside_mlops/connections.py",
             ),
         },
         "brookside_mlops.contract_checks": {
@@ -742,29 +867,59 @@ d = {
             "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
         },
+        "brookside_mlops.endpoints.fleet": {
+            "brookside_mlops.endpoints.fleet.Fleet": (
+                "parts/fleet.html#fleet",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.__init__": (
+                "parts/fleet.html#fleet.__init__",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet._employ": (
+                "parts/fleet.html#fleet._employ",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet._retire": (
+                "parts/fleet.html#fleet._retire",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet._weigh": (
+                "parts/fleet.html#fleet._weigh",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.main": (
+                "parts/fleet.html#fleet.main",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.ready": (
+                "parts/fleet.html#fleet.ready",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.reload": (
+                "parts/fleet.html#fleet.reload",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.stop": (
+                "parts/fleet.html#fleet.stop",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+        },
         "brookside_mlops.endpoints.gateway": {
             "brookside_mlops.endpoints.gateway.Gateway": (
                 "parts/gateway.html#gateway",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway.__call__": (
+                "parts/gateway.html#gateway.__call__",
                 "brookside_mlops/endpoints/gateway.py",
             ),
             "brookside_mlops.endpoints.gateway.Gateway.__init__": (
                 "parts/gateway.html#gateway.__init__",
                 "brookside_mlops/endpoints/gateway.py",
             ),
-            "brookside_mlops.endpoints.gateway.Gateway._body": (
-                "parts/gateway.html#gateway._body",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Gateway._choose": (
-                "parts/gateway.html#gateway._choose",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Gateway._key": (
-                "parts/gateway.html#gateway._key",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Gateway.app": (
-                "parts/gateway.html#gateway.app",
+            "brookside_mlops.endpoints.gateway.Gateway._site": (
+                "parts/gateway.html#gateway._site",
                 "brookside_mlops/endpoints/gateway.py",
             ),
             "brookside_mlops.endpoints.gateway.Gateway.command": (
@@ -775,52 +930,16 @@ d = {
                 "parts/gateway.html#gateway.health",
                 "brookside_mlops/endpoints/gateway.py",
             ),
-            "brookside_mlops.endpoints.gateway.Gateway.reload": (
-                "parts/gateway.html#gateway.reload",
+            "brookside_mlops.endpoints.gateway.Gateway.metrics": (
+                "parts/gateway.html#gateway.metrics",
                 "brookside_mlops/endpoints/gateway.py",
             ),
-            "brookside_mlops.endpoints.gateway.Gateway.score": (
-                "parts/gateway.html#gateway.score",
+            "brookside_mlops.endpoints.gateway.Gateway.openapi": (
+                "parts/gateway.html#gateway.openapi",
                 "brookside_mlops/endpoints/gateway.py",
             ),
-            "brookside_mlops.endpoints.gateway.Rotation": (
-                "parts/gateway.html#rotation",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Rotation.__init__": (
-                "parts/gateway.html#rotation.__init__",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Rotation.choose": (
-                "parts/gateway.html#rotation.choose",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerDown": (
-                "parts/gateway.html#workerdown",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess": (
-                "parts/gateway.html#workerprocess",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess.__init__": (
-                "parts/gateway.html#workerprocess.__init__",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess._drop": (
-                "parts/gateway.html#workerprocess._drop",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess._keep": (
-                "parts/gateway.html#workerprocess._keep",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess.ask": (
-                "parts/gateway.html#workerprocess.ask",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess.stop": (
-                "parts/gateway.html#workerprocess.stop",
+            "brookside_mlops.endpoints.gateway.Gateway.ready": (
+                "parts/gateway.html#gateway.ready",
                 "brookside_mlops/endpoints/gateway.py",
             ),
             "brookside_mlops.endpoints.gateway.listen": (
@@ -857,6 +976,10 @@ d = {
                 "parts/local.html#localendpoint._wait",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.counts": (
+                "parts/local.html#localendpoint.counts",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.create_deployment": (
                 "parts/local.html#localendpoint.create_deployment",
                 "brookside_mlops/endpoints/local.py",
@@ -869,16 +992,28 @@ d = {
                 "parts/local.html#localendpoint.delete_deployment",
                 "brookside_mlops/endpoints/local.py",
             ),
-            "brookside_mlops.endpoints.local.LocalEndpoint.exclusive": (
-                "parts/local.html#localendpoint.exclusive",
-                "brookside_mlops/endpoints/local.py",
-            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.health": (
                 "parts/local.html#localendpoint.health",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.keys": (
+                "parts/local.html#localendpoint.keys",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.logs": (
+                "parts/local.html#localendpoint.logs",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.regenerate_key": (
+                "parts/local.html#localendpoint.regenerate_key",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.score": (
                 "parts/local.html#localendpoint.score",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.set_mirror": (
+                "parts/local.html#localendpoint.set_mirror",
                 "brookside_mlops/endpoints/local.py",
             ),
             "brookside_mlops.endpoints.local.LocalEndpoint.set_traffic": (
@@ -910,9 +1045,35 @@ d = {
                 "brookside_mlops/endpoints/local.py",
             ),
         },
+        "brookside_mlops.endpoints.openapi": {
+            "brookside_mlops.endpoints.openapi._value": (
+                "parts/openapi.html#_value",
+                "brookside_mlops/endpoints/openapi.py",
+            ),
+            "brookside_mlops.endpoints.openapi.answer_schema": (
+                "parts/openapi.html#answer_schema",
+                "brookside_mlops/endpoints/openapi.py",
+            ),
+            "brookside_mlops.endpoints.openapi.openapi": (
+                "parts/openapi.html#openapi",
+                "brookside_mlops/endpoints/openapi.py",
+            ),
+            "brookside_mlops.endpoints.openapi.request_schema": (
+                "parts/openapi.html#request_schema",
+                "brookside_mlops/endpoints/openapi.py",
+            ),
+        },
         "brookside_mlops.endpoints.protocol": {
             "brookside_mlops.endpoints.protocol.Answer": (
                 "parts/protocol.html#answer",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Counts": (
+                "parts/protocol.html#counts",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Counts.__add__": (
+                "parts/protocol.html#counts.__add__",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.Deployment": (
@@ -923,6 +1084,10 @@ d = {
                 "parts/protocol.html#endpoint",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.counts": (
+                "parts/protocol.html#endpoint.counts",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.create_deployment": (
                 "parts/protocol.html#endpoint.create_deployment",
                 "brookside_mlops/endpoints/protocol.py",
@@ -931,8 +1096,24 @@ d = {
                 "parts/protocol.html#endpoint.delete_deployment",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.keys": (
+                "parts/protocol.html#endpoint.keys",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.logs": (
+                "parts/protocol.html#endpoint.logs",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.regenerate_key": (
+                "parts/protocol.html#endpoint.regenerate_key",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.score": (
                 "parts/protocol.html#endpoint.score",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.set_mirror": (
+                "parts/protocol.html#endpoint.set_mirror",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.Endpoint.set_traffic": (
@@ -951,9 +1132,177 @@ d = {
                 "parts/protocol.html#endpointinfo",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Limits": (
+                "parts/protocol.html#limits",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.mirror_fault": (
+                "parts/protocol.html#mirror_fault",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.traffic_fault": (
                 "parts/protocol.html#traffic_fault",
                 "brookside_mlops/endpoints/protocol.py",
+            ),
+        },
+        "brookside_mlops.endpoints.request_log": {
+            "brookside_mlops.endpoints.request_log.Entry": (
+                "parts/request_log.html#entry",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog": (
+                "parts/request_log.html#requestlog",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.__init__": (
+                "parts/request_log.html#requestlog.__init__",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog._work": (
+                "parts/request_log.html#requestlog._work",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.add": (
+                "parts/request_log.html#requestlog.add",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.flush": (
+                "parts/request_log.html#requestlog.flush",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.start": (
+                "parts/request_log.html#requestlog.start",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.stop": (
+                "parts/request_log.html#requestlog.stop",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log._open": (
+                "parts/request_log.html#_open",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.read_counts": (
+                "parts/request_log.html#read_counts",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+        },
+        "brookside_mlops.endpoints.routing": {
+            "brookside_mlops.endpoints.routing.Rotation": (
+                "parts/routing.html#rotation",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Rotation.__init__": (
+                "parts/routing.html#rotation.__init__",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Rotation.choose": (
+                "parts/routing.html#rotation.choose",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Share": (
+                "parts/routing.html#share",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Share.__init__": (
+                "parts/routing.html#share.__init__",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Share.take": (
+                "parts/routing.html#share.take",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.agreeing": (
+                "parts/routing.html#agreeing",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.successor": (
+                "parts/routing.html#successor",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+        },
+        "brookside_mlops.endpoints.samples": {
+            "brookside_mlops.endpoints.samples.Sampler": (
+                "parts/samples.html#sampler",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler.__enter__": (
+                "parts/samples.html#sampler.__enter__",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler.__exit__": (
+                "parts/samples.html#sampler.__exit__",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler.__init__": (
+                "parts/samples.html#sampler.__init__",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler._work": (
+                "parts/samples.html#sampler._work",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler._write": (
+                "parts/samples.html#sampler._write",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler.add": (
+                "parts/samples.html#sampler.add",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.sample_table": (
+                "parts/samples.html#sample_table",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+        },
+        "brookside_mlops.endpoints.scoring": {
+            "brookside_mlops.endpoints.scoring.Scoring": (
+                "parts/scoring.html#scoring",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring.__call__": (
+                "parts/scoring.html#scoring.__call__",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring.__init__": (
+                "parts/scoring.html#scoring.__init__",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring._admit": (
+                "parts/scoring.html#scoring._admit",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring._answer": (
+                "parts/scoring.html#scoring._answer",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring._ask": (
+                "parts/scoring.html#scoring._ask",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring._copy": (
+                "parts/scoring.html#scoring._copy",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring.read_keys": (
+                "parts/scoring.html#scoring.read_keys",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring._rest": (
+                "parts/scoring.html#_rest",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring._too_large": (
+                "parts/scoring.html#_too_large",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.read_body": (
+                "parts/scoring.html#read_body",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.unpacked": (
+                "parts/scoring.html#unpacked",
+                "brookside_mlops/endpoints/scoring.py",
             ),
         },
         "brookside_mlops.endpoints.state": {
@@ -963,6 +1312,10 @@ d = {
             ),
             "brookside_mlops.endpoints.state.EndpointState.__init__": (
                 "parts/endpoint_state.html#endpointstate.__init__",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState._write_keys": (
+                "parts/endpoint_state.html#endpointstate._write_keys",
                 "brookside_mlops/endpoints/state.py",
             ),
             "brookside_mlops.endpoints.state.EndpointState.add": (
@@ -989,16 +1342,20 @@ d = {
                 "parts/endpoint_state.html#endpointstate.exists",
                 "brookside_mlops/endpoints/state.py",
             ),
-            "brookside_mlops.endpoints.state.EndpointState.moves": (
-                "parts/endpoint_state.html#endpointstate.moves",
+            "brookside_mlops.endpoints.state.EndpointState.limits": (
+                "parts/endpoint_state.html#endpointstate.limits",
                 "brookside_mlops/endpoints/state.py",
             ),
-            "brookside_mlops.endpoints.state.EndpointState.plan": (
-                "parts/endpoint_state.html#endpointstate.plan",
+            "brookside_mlops.endpoints.state.EndpointState.mirror": (
+                "parts/endpoint_state.html#endpointstate.mirror",
                 "brookside_mlops/endpoints/state.py",
             ),
             "brookside_mlops.endpoints.state.EndpointState.read_keys": (
                 "parts/endpoint_state.html#endpointstate.read_keys",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.regenerate_key": (
+                "parts/endpoint_state.html#endpointstate.regenerate_key",
                 "brookside_mlops/endpoints/state.py",
             ),
             "brookside_mlops.endpoints.state.EndpointState.remove": (
@@ -1009,6 +1366,10 @@ d = {
                 "parts/endpoint_state.html#endpointstate.server",
                 "brookside_mlops/endpoints/state.py",
             ),
+            "brookside_mlops.endpoints.state.EndpointState.set_limits": (
+                "parts/endpoint_state.html#endpointstate.set_limits",
+                "brookside_mlops/endpoints/state.py",
+            ),
             "brookside_mlops.endpoints.state.EndpointState.set_server": (
                 "parts/endpoint_state.html#endpointstate.set_server",
                 "brookside_mlops/endpoints/state.py",
@@ -1017,8 +1378,156 @@ d = {
                 "parts/endpoint_state.html#endpointstate.weigh",
                 "brookside_mlops/endpoints/state.py",
             ),
+            "brookside_mlops.endpoints.state._new_key": (
+                "parts/endpoint_state.html#_new_key",
+                "brookside_mlops/endpoints/state.py",
+            ),
+        },
+        "brookside_mlops.endpoints.stats": {
+            "brookside_mlops.endpoints.stats.DeploymentStats": (
+                "parts/stats.html#deploymentstats",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.DeploymentStats.add": (
+                "parts/stats.html#deploymentstats.add",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.DeploymentStats.lately": (
+                "parts/stats.html#deploymentstats.lately",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.Second": (
+                "parts/stats.html#second",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.Snapshot": (
+                "parts/stats.html#snapshot",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats._families": (
+                "parts/stats.html#_families",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.bucket": (
+                "parts/stats.html#bucket",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.bucket_seconds": (
+                "parts/stats.html#bucket_seconds",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.metrics_text": (
+                "parts/stats.html#metrics_text",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.quantile": (
+                "parts/stats.html#quantile",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+        },
+        "brookside_mlops.endpoints.supervisor": {
+            "brookside_mlops.endpoints.supervisor.Channel": (
+                "parts/supervisor.html#channel",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.__init__": (
+                "parts/supervisor.html#channel.__init__",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.ask": (
+                "parts/supervisor.html#channel.ask",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.busy_for": (
+                "parts/supervisor.html#channel.busy_for",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.close": (
+                "parts/supervisor.html#channel.close",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.connection_lost": (
+                "parts/supervisor.html#channel.connection_lost",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.connection_made": (
+                "parts/supervisor.html#channel.connection_made",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.data_received": (
+                "parts/supervisor.html#channel.data_received",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.expect": (
+                "parts/supervisor.html#channel.expect",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Life": (
+                "parts/supervisor.html#life",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Life.end": (
+                "parts/supervisor.html#life.end",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Life.memory_mb": (
+                "parts/supervisor.html#life.memory_mb",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Post": (
+                "parts/supervisor.html#post",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerDown": (
+                "parts/supervisor.html#workerdown",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerDown.__init__": (
+                "parts/supervisor.html#workerdown.__init__",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess": (
+                "parts/supervisor.html#workerprocess",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.__init__": (
+                "parts/supervisor.html#workerprocess.__init__",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess._keep": (
+                "parts/supervisor.html#workerprocess._keep",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess._watch": (
+                "parts/supervisor.html#workerprocess._watch",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.ask": (
+                "parts/supervisor.html#workerprocess.ask",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.ready": (
+                "parts/supervisor.html#workerprocess.ready",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.stop": (
+                "parts/supervisor.html#workerprocess.stop",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.begin_life": (
+                "parts/supervisor.html#begin_life",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
         },
         "brookside_mlops.endpoints.worker": {
+            "brookside_mlops.endpoints.worker.Reply": (
+                "parts/worker.html#reply",
+                "brookside_mlops/endpoints/worker.py",
+            ),
+            "brookside_mlops.endpoints.worker.Reply.pack": (
+                "parts/worker.html#reply.pack",
+                "brookside_mlops/endpoints/worker.py",
+            ),
             "brookside_mlops.endpoints.worker.answer": (
                 "parts/worker.html#answer",
                 "brookside_mlops/endpoints/worker.py",
@@ -1029,6 +1538,10 @@ d = {
             ),
             "brookside_mlops.endpoints.worker.serve": (
                 "parts/worker.html#serve",
+                "brookside_mlops/endpoints/worker.py",
+            ),
+            "brookside_mlops.endpoints.worker.summed": (
+                "parts/worker.html#summed",
                 "brookside_mlops/endpoints/worker.py",
             ),
         },
@@ -1078,6 +1591,37 @@ d = {
             "brookside_mlops.evaluation_plots.residual_picture": (
                 "parts/evaluation_plots.html#residual_picture",
                 "brookside_mlops/evaluation_plots.py",
+            ),
+        },
+        "brookside_mlops.evidence": {
+            "brookside_mlops.evidence.Comparison": (
+                "parts/evidence.html#comparison",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.Comparison.e_value": (
+                "parts/evidence.html#comparison.e_value",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence._log_choose": (
+                "parts/evidence.html#_log_choose",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.add_stretch": (
+                "parts/evidence.html#add_stretch",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.bets": ("parts/evidence.html#bets", "brookside_mlops/evidence.py"),
+            "brookside_mlops.evidence.difference_interval": (
+                "parts/evidence.html#difference_interval",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.log_ratios": (
+                "parts/evidence.html#log_ratios",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.rate_interval": (
+                "parts/evidence.html#rate_interval",
+                "brookside_mlops/evidence.py",
             ),
         },
         "brookside_mlops.execution": {
@@ -1261,6 +1805,21 @@ d = {
             "brookside_mlops.gates._threshold": ("parts/gates.html#_threshold", "brookside_mlops/gates.py"),
             "brookside_mlops.gates.judge": ("parts/gates.html#judge", "brookside_mlops/gates.py"),
         },
+        "brookside_mlops.golden": {
+            "brookside_mlops.golden.Golden": ("parts/golden.html#golden", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden._column": ("parts/golden.html#_column", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.body_of": ("parts/golden.html#body_of", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.golden_of": ("parts/golden.html#golden_of", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.golden_rows": (
+                "parts/golden.html#golden_rows",
+                "brookside_mlops/golden.py",
+            ),
+            "brookside_mlops.golden.read_rows": ("parts/golden.html#read_rows", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.signature_of_table": (
+                "parts/golden.html#signature_of_table",
+                "brookside_mlops/golden.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
@@ -1420,6 +1979,33 @@ d = {
                 "parts/leakage.html#single_column_power",
                 "brookside_mlops/leakage.py",
             )
+        },
+        "brookside_mlops.load": {
+            "brookside_mlops.load.Clock": ("parts/load.html#clock", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Clock.now": ("parts/load.html#clock.now", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Clock.sleep": ("parts/load.html#clock.sleep", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Load": ("parts/load.html#load", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Outcome": ("parts/load.html#outcome", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Request": ("parts/load.html#request", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender": ("parts/load.html#sender", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender.__init__": (
+                "parts/load.html#sender.__init__",
+                "brookside_mlops/load.py",
+            ),
+            "brookside_mlops.load.Sender._one": ("parts/load.html#sender._one", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender.send": ("parts/load.html#sender.send", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Summary": ("parts/load.html#summary", "brookside_mlops/load.py"),
+            "brookside_mlops.load._pace": ("parts/load.html#_pace", "brookside_mlops/load.py"),
+            "brookside_mlops.load.constant_rate": (
+                "parts/load.html#constant_rate",
+                "brookside_mlops/load.py",
+            ),
+            "brookside_mlops.load.failed": ("parts/load.html#failed", "brookside_mlops/load.py"),
+            "brookside_mlops.load.judged": ("parts/load.html#judged", "brookside_mlops/load.py"),
+            "brookside_mlops.load.measure": ("parts/load.html#measure", "brookside_mlops/load.py"),
+            "brookside_mlops.load.refusal": ("parts/load.html#refusal", "brookside_mlops/load.py"),
+            "brookside_mlops.load.run_in_loop": ("parts/load.html#run_in_loop", "brookside_mlops/load.py"),
+            "brookside_mlops.load.summarise": ("parts/load.html#summarise", "brookside_mlops/load.py"),
         },
         "brookside_mlops.metrics": {
             "brookside_mlops.metrics.Classified": (
@@ -1679,6 +2265,16 @@ d = {
                 "parts/payload.html#payloaderror.body",
                 "brookside_mlops/payload.py",
             ),
+            "brookside_mlops.payload._all_fit": ("parts/payload.html#_all_fit", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._check_names": (
+                "parts/payload.html#_check_names",
+                "brookside_mlops/payload.py",
+            ),
+            "brookside_mlops.payload._check_values": (
+                "parts/payload.html#_check_values",
+                "brookside_mlops/payload.py",
+            ),
+            "brookside_mlops.payload._encodes": ("parts/payload.html#_encodes", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._fits": ("parts/payload.html#_fits", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._records": ("parts/payload.html#_records", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._refuse": ("parts/payload.html#_refuse", "brookside_mlops/payload.py"),
@@ -1926,6 +2522,87 @@ d = {
                 "brookside_mlops/registry.py",
             ),
         },
+        "brookside_mlops.releases": {
+            "brookside_mlops.releases.Release": (
+                "parts/releases.html#release",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Release.same_version": (
+                "parts/releases.html#release.same_version",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases": (
+                "parts/releases.html#releases",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases.__init__": (
+                "parts/releases.html#releases.__init__",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases._change": (
+                "parts/releases.html#releases._change",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases.finished": (
+                "parts/releases.html#releases.finished",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases.history": (
+                "parts/releases.html#releases.history",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases.rolled_back": (
+                "parts/releases.html#releases.rolled_back",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.previous_release": (
+                "parts/releases.html#previous_release",
+                "brookside_mlops/releases.py",
+            ),
+        },
+        "brookside_mlops.replay": {
+            "brookside_mlops.replay.ReplayTraffic": (
+                "parts/replay.html#replaytraffic",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__enter__": (
+                "parts/replay.html#replaytraffic.__enter__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__exit__": (
+                "parts/replay.html#replaytraffic.__exit__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__init__": (
+                "parts/replay.html#replaytraffic.__init__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic._record": (
+                "parts/replay.html#replaytraffic._record",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic._work": (
+                "parts/replay.html#replaytraffic._work",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.counts": (
+                "parts/replay.html#replaytraffic.counts",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.start": (
+                "parts/replay.html#replaytraffic.start",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.stop": (
+                "parts/replay.html#replaytraffic.stop",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.as_request": (
+                "parts/replay.html#as_request",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.replay": ("parts/replay.html#replay", "brookside_mlops/replay.py"),
+        },
         "brookside_mlops.reporting": {
             "brookside_mlops.reporting.Reporter": (
                 "parts/reporting.html#reporter",
@@ -2001,28 +2678,229 @@ d = {
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
         },
         "brookside_mlops.rollout": {
-            "brookside_mlops.rollout.Release": ("parts/rollout.html#release", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout.Rollout": ("parts/rollout.html#rollout", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout._restore": ("parts/rollout.html#_restore", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout._roll_back": (
-                "parts/rollout.html#_roll_back",
+            "brookside_mlops.rollout.Context": ("parts/rollout.html#context", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Context.deployments": (
+                "parts/rollout.html#context.deployments",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout._roll_out": (
-                "parts/rollout.html#_roll_out",
+            "brookside_mlops.rollout.Move": ("parts/rollout.html#move", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Record": ("parts/rollout.html#record", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Record.split": (
+                "parts/rollout.html#record.split",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout.free_name": (
-                "parts/rollout.html#free_name",
+            "brookside_mlops.rollout.Record.weight": (
+                "parts/rollout.html#record.weight",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout.roll_back": (
-                "parts/rollout.html#roll_back",
-                "brookside_mlops/rollout.py",
+            "brookside_mlops.rollout._nothing": ("parts/rollout.html#_nothing", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.abort": ("parts/rollout.html#abort", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.act": ("parts/rollout.html#act", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.approve": ("parts/rollout.html#approve", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.bake": ("parts/rollout.html#bake", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.create": ("parts/rollout.html#create", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.finish": ("parts/rollout.html#finish", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.going": ("parts/rollout.html#going", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.restore": ("parts/rollout.html#restore", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.shift": ("parts/rollout.html#shift", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.smoke": ("parts/rollout.html#smoke", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.told": ("parts/rollout.html#told", "brookside_mlops/rollout.py"),
+        },
+        "brookside_mlops.rollout_driver": {
+            "brookside_mlops.rollout_driver._write": (
+                "parts/rollout_driver.html#_write",
+                "brookside_mlops/rollout_driver.py",
             ),
-            "brookside_mlops.rollout.roll_out": ("parts/rollout.html#roll_out", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout.serving": ("parts/rollout.html#serving", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout.splits": ("parts/rollout.html#splits", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout_driver.begin": (
+                "parts/rollout_driver.html#begin",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.drive": (
+                "parts/rollout_driver.html#drive",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.found": (
+                "parts/rollout_driver.html#found",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.go_on": (
+                "parts/rollout_driver.html#go_on",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.obey": (
+                "parts/rollout_driver.html#obey",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.roll_out": (
+                "parts/rollout_driver.html#roll_out",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.rule": (
+                "parts/rollout_driver.html#rule",
+                "brookside_mlops/rollout_driver.py",
+            ),
+        },
+        "brookside_mlops.rollout_plan": {
+            "brookside_mlops.rollout_plan.Plan": (
+                "parts/rollout_plan.html#plan",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.PlanView": (
+                "parts/rollout_plan.html#planview",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.PlanView._repr_html_": (
+                "parts/rollout_plan.html#planview._repr_html_",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.PlanView.lines": (
+                "parts/rollout_plan.html#planview.lines",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.Target": (
+                "parts/rollout_plan.html#target",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan._gates": (
+                "parts/rollout_plan.html#_gates",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan._long": (
+                "parts/rollout_plan.html#_long",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan._steps": (
+                "parts/rollout_plan.html#_steps",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.free_name": (
+                "parts/rollout_plan.html#free_name",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.plan_of": (
+                "parts/rollout_plan.html#plan_of",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.serving": (
+                "parts/rollout_plan.html#serving",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.splits": (
+                "parts/rollout_plan.html#splits",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.view_plan": (
+                "parts/rollout_plan.html#view_plan",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.way_back": (
+                "parts/rollout_plan.html#way_back",
+                "brookside_mlops/rollout_plan.py",
+            ),
+        },
+        "brookside_mlops.rollout_settings": {
+            "brookside_mlops.rollout_settings.RolloutSettings": (
+                "parts/rollout_settings.html#rolloutsettings",
+                "brookside_mlops/rollout_settings.py",
+            ),
+            "brookside_mlops.rollout_settings.RolloutSettings._rising": (
+                "parts/rollout_settings.html#rolloutsettings._rising",
+                "brookside_mlops/rollout_settings.py",
+            ),
+            "brookside_mlops.rollout_settings.RolloutSettings.limits": (
+                "parts/rollout_settings.html#rolloutsettings.limits",
+                "brookside_mlops/rollout_settings.py",
+            ),
+        },
+        "brookside_mlops.rollout_store": {
+            "brookside_mlops.rollout_store.Holder": (
+                "parts/rollout_store.html#holder",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.Holder.text": (
+                "parts/rollout_store.html#holder.text",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.LeaseLost": (
+                "parts/rollout_store.html#leaselost",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore": (
+                "parts/rollout_store.html#rolloutstore",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.__init__": (
+                "parts/rollout_store.html#rolloutstore.__init__",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore._change": (
+                "parts/rollout_store.html#rolloutstore._change",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.ask": (
+                "parts/rollout_store.html#rolloutstore.ask",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.begin": (
+                "parts/rollout_store.html#rolloutstore.begin",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.claim": (
+                "parts/rollout_store.html#rolloutstore.claim",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.forget": (
+                "parts/rollout_store.html#rolloutstore.forget",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.keep": (
+                "parts/rollout_store.html#rolloutstore.keep",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.kept": (
+                "parts/rollout_store.html#rolloutstore.kept",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.last": (
+                "parts/rollout_store.html#rolloutstore.last",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.release": (
+                "parts/rollout_store.html#rolloutstore.release",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.save": (
+                "parts/rollout_store.html#rolloutstore.save",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.take_wish": (
+                "parts/rollout_store.html#rolloutstore.take_wish",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.Row": (
+                "parts/rollout_store.html#row",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._refuse_if_held": (
+                "parts/rollout_store.html#_refuse_if_held",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._row": (
+                "parts/rollout_store.html#_row",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.alive": (
+                "parts/rollout_store.html#alive",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.process_born": (
+                "parts/rollout_store.html#process_born",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.this_holder": (
+                "parts/rollout_store.html#this_holder",
+                "brookside_mlops/rollout_store.py",
+            ),
         },
         "brookside_mlops.run_diff": {
             "brookside_mlops.run_diff.diff": ("parts/run_diff.html#diff", "brookside_mlops/run_diff.py"),
@@ -2079,6 +2957,64 @@ d = {
             "brookside_mlops.scratch._advance": ("parts/scratch.html#_advance", "brookside_mlops/scratch.py"),
             "brookside_mlops.scratch._clean": ("parts/scratch.html#_clean", "brookside_mlops/scratch.py"),
             "brookside_mlops.scratch.open_run": ("parts/scratch.html#open_run", "brookside_mlops/scratch.py"),
+            "brookside_mlops.scratch.scratch_bundle": (
+                "parts/scratch.html#scratch_bundle",
+                "brookside_mlops/scratch.py",
+            ),
+        },
+        "brookside_mlops.service_level": {
+            "brookside_mlops.service_level.ServiceLevel": (
+                "parts/service_level.html#servicelevel",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.Step": (
+                "parts/service_level.html#step",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._check": (
+                "parts/service_level.html#_check",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._errors": (
+                "parts/service_level.html#_errors",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._latency": (
+                "parts/service_level.html#_latency",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.client_was_late": (
+                "parts/service_level.html#client_was_late",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.find_knee": (
+                "parts/service_level.html#find_knee",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.held_rate": (
+                "parts/service_level.html#held_rate",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.judge": (
+                "parts/service_level.html#judge",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.load_check": (
+                "parts/service_level.html#load_check",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.next_rate": (
+                "parts/service_level.html#next_rate",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.service_level": (
+                "parts/service_level.html#service_level",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.step_of": (
+                "parts/service_level.html#step_of",
+                "brookside_mlops/service_level.py",
+            ),
         },
         "brookside_mlops.settings": {
             "brookside_mlops.settings.Environment": (
@@ -2138,11 +3074,34 @@ d = {
         },
         "brookside_mlops.smoke": {
             "brookside_mlops.smoke.Question": ("parts/smoke.html#question", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.Scorer": ("parts/smoke.html#scorer", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.Scorer.score": (
+                "parts/smoke.html#scorer.score",
+                "brookside_mlops/smoke.py",
+            ),
+            "brookside_mlops.smoke._check": ("parts/smoke.html#_check", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._class_fault": (
+                "parts/smoke.html#_class_fault",
+                "brookside_mlops/smoke.py",
+            ),
+            "brookside_mlops.smoke._code": ("parts/smoke.html#_code", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._compare": ("parts/smoke.html#_compare", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._fault": ("parts/smoke.html#_fault", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke._same": ("parts/smoke.html#_same", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._within": ("parts/smoke.html#_within", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.ask": ("parts/smoke.html#ask", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.ask_all": ("parts/smoke.html#ask_all", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.format_fault": (
+                "parts/smoke.html#format_fault",
+                "brookside_mlops/smoke.py",
+            ),
             "brookside_mlops.smoke.latencies": ("parts/smoke.html#latencies", "brookside_mlops/smoke.py"),
-            "brookside_mlops.smoke.p95": ("parts/smoke.html#p95", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.questions": ("parts/smoke.html#questions", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.refused": ("parts/smoke.html#refused", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.refuses_wrong_key": (
+                "parts/smoke.html#refuses_wrong_key",
+                "brookside_mlops/smoke.py",
+            ),
             "brookside_mlops.smoke.same_answers": (
                 "parts/smoke.html#same_answers",
                 "brookside_mlops/smoke.py",
@@ -2299,24 +3258,76 @@ d = {
             ),
         },
         "brookside_mlops.stages.smoke_test": {
+            "brookside_mlops.stages.smoke_test.Plan": (
+                "stages/smoke_test.html#plan",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.SmokeReport": (
+                "stages/smoke_test.html#smokereport",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
             "brookside_mlops.stages.smoke_test.SmokeTestResult": (
                 "stages/smoke_test.html#smoketestresult",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.Subject": (
+                "stages/smoke_test.html#subject",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.Subject.golden": (
+                "stages/smoke_test.html#subject.golden",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._notes": (
+                "stages/smoke_test.html#_notes",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._over_time": (
+                "stages/smoke_test.html#_over_time",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._read_plainly": (
+                "stages/smoke_test.html#_read_plainly",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.examine": (
+                "stages/smoke_test.html#examine",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.first_checks": (
+                "stages/smoke_test.html#first_checks",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.knee_picture": (
+                "stages/smoke_test.html#knee_picture",
                 "brookside_mlops/stages/smoke_test.py",
             ),
             "brookside_mlops.stages.smoke_test.latency_picture": (
                 "stages/smoke_test.html#latency_picture",
                 "brookside_mlops/stages/smoke_test.py",
             ),
+            "brookside_mlops.stages.smoke_test.plan_of": (
+                "stages/smoke_test.html#plan_of",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
             "brookside_mlops.stages.smoke_test.smoke_test": (
                 "stages/smoke_test.html#smoke_test",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.smoke_url": (
+                "stages/smoke_test.html#smoke_url",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.subject_of": (
+                "stages/smoke_test.html#subject_of",
                 "brookside_mlops/stages/smoke_test.py",
             ),
             "brookside_mlops.stages.smoke_test.superseded": (
                 "stages/smoke_test.html#superseded",
                 "brookside_mlops/stages/smoke_test.py",
             ),
-            "brookside_mlops.stages.smoke_test.test_rows": (
-                "stages/smoke_test.html#test_rows",
+            "brookside_mlops.stages.smoke_test.write_report": (
+                "stages/smoke_test.html#write_report",
                 "brookside_mlops/stages/smoke_test.py",
             ),
         },
@@ -2375,6 +3386,41 @@ d = {
                 "stages/validate.html#validate",
                 "brookside_mlops/stages/validate.py",
             ),
+        },
+        "brookside_mlops.target": {
+            "brookside_mlops.target.Target": ("parts/target.html#target", "brookside_mlops/target.py"),
+            "brookside_mlops.target.Target.__post_init__": (
+                "parts/target.html#target.__post_init__",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target._http": (
+                "parts/target.html#target._http",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.headers": (
+                "parts/target.html#target.headers",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.name": (
+                "parts/target.html#target.name",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.score": (
+                "parts/target.html#target.score",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.is_loopback": (
+                "parts/target.html#is_loopback",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.proxy_of": ("parts/target.html#proxy_of", "brookside_mlops/target.py"),
+            "brookside_mlops.target.read_key": ("parts/target.html#read_key", "brookside_mlops/target.py"),
+            "brookside_mlops.target.ssl_context": (
+                "parts/target.html#ssl_context",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.target_of": ("parts/target.html#target_of", "brookside_mlops/target.py"),
+            "brookside_mlops.target.url_parts": ("parts/target.html#url_parts", "brookside_mlops/target.py"),
         },
         "brookside_mlops.tracking": {
             "brookside_mlops.tracking.experiment_id": (

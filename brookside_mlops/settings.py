@@ -69,8 +69,11 @@ class Environment(Gates, RolloutSettings):
     valid_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     endpoint: str = "{usecase}-{environment}"
     p50_ms: Annotated[float, Field(gt=0)] = 500.0
-    p95_ms: Annotated[float, Field(gt=0)] = 3000.0
-    p99_ms: Annotated[float, Field(gt=0)] = 5000.0
+    p95_ms: Annotated[float, Field(gt=0)] = 2000.0
+    p99_ms: Annotated[float, Field(gt=0)] = 3000.0
+    min_success: Share = 0.95
+    smoke_rate: Annotated[float, Field(gt=0, le=5000)] = 50.0
+    smoke_seconds: Annotated[float, Field(gt=0, le=600)] = 4.0
     drift_warning: Share = 0.15
     drift_critical: Share = 0.30
 
