@@ -29,6 +29,7 @@ __all__ = [
     "serving_version",
     "mark_serving",
     "check_version",
+    "fetch_bundle",
     "baseline_bundle",
 ]
 
@@ -161,13 +162,28 @@ def check_version(settings: Environment, model_name: str, version: int, sha256: 
         raise InputError(f"{model_name} version {version} is not the model of this run: its SHA-256 differs")
 
 
+def fetch_bundle(settings: Environment, model_name: str, version: int, folder: Path) -> Path:
+    """Download the bundle of a registered version into a folder and return where it is. InputError where there is no such version."""
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    client = tracking_client(settings)
+    try:
+        found = client.get_model_version(model_name, str(version))
+    except MlflowException:
+        raise InputError(f"{model_name} has no version {version} in {settings.tracking}") from None
+    artifacts = client.get_run(str(found.run_id)).info.artifact_uri
+    path = mlflow.artifacts.download_artifacts(
+        artifact_uri=f"{artifacts}/bundle", dst_path=str(folder), tracking_uri=settings.tracking
+    )
+    return Path(path)
+
+
 def baseline_bundle(run: Run, folder: Path) -> tuple[int, Path] | None:
     """Download the bundle of the version that serves in the run's environment; None where none does.
 
     If that is the version of this very run, the one before it is the baseline.
     """
-    import mlflow.artifacts
-
     client = tracking_client(run.settings)
     name = run.usecase.model_name
     version = serving_version(run.settings, name, run.environment)
@@ -179,8 +195,4 @@ def baseline_bundle(run: Run, folder: Path) -> tuple[int, Path] | None:
         if not before:
             return None
         found = client.get_model_version(name, before)
-    artifacts = client.get_run(str(found.run_id)).info.artifact_uri
-    path = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"{artifacts}/bundle", dst_path=str(folder), tracking_uri=run.settings.tracking
-    )
-    return int(found.version), Path(path)
+    return int(found.version), fetch_bundle(run.settings, name, int(found.version), folder)

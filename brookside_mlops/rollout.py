@@ -61,7 +61,10 @@ class Move(BaseModel):
 
 
 class Record(BaseModel):
-    """A rollout. `baked` counts seconds at this step, `total` since the first; `back` are the splits still to go when restoring."""
+    """A rollout, or a rollback, which is a rollout of an earlier version. `replaces` is the version that served before.
+
+    `baked` counts seconds at this step, `total` since the first; `back` are the splits still to go when restoring.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -71,6 +74,8 @@ class Record(BaseModel):
     new: str
     old: str
     before: dict[str, int]
+    kind: Literal["rollout", "rollback"] = "rollout"
+    replaces: Target | None = None
     run_folder: str = ""
     number: int = 0
     state: State = "create"
@@ -146,7 +151,7 @@ def create(context: Context, record: Record) -> Record:
     target = record.target
     if found is not None:
         same = (found.version, found.sha256, found.state) == (target.version, target.sha256, "ready")
-        if not (same and found.weight == 0 and record.moves):
+        if not same or found.weight:
             if found.weight:
                 context.endpoint.set_traffic({record.old: 100} if record.old else {})
             context.endpoint.delete_deployment(record.new)
@@ -286,9 +291,12 @@ def restore(context: Context, record: Record) -> Record:
     if sum(before.values()) != 100:
         before = {record.old: 100} if record.old in known else {}
     context.endpoint.set_traffic(before)
-    context.endpoint.delete_deployment(record.new)
+    if record.new not in record.before:
+        context.endpoint.delete_deployment(record.new)
     said = ", ".join(f"{name} {weight} %" for name, weight in before.items()) or "nothing serves"
-    record = told(context, record, "rollback", f"{record.new} is removed; {said}, as before", split=before)
+    record = told(
+        context, record, "rollback", f"{record.new} has no traffic; {said}, as before", split=before
+    )
     return going(record, "restored", back=[], live=[*record.live, before] if record.live else [])
 
 

@@ -5,15 +5,17 @@
 # %% ../nbs/parts/rollout_driver.ipynb #e864a867
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+from .endpoints.protocol import Deployment
 from .errors import BrooksideError, InputError
 from .rollout import ENDED, STATES, Context, Record, abort, going, told
 from .rollout_plan import Plan, Target, free_name, serving
 from .rollout_store import LeaseLost, Row, Wish
 
 # %% auto #0
-__all__ = ["obey", "drive", "begin", "rule", "found", "roll_out", "go_on"]
+__all__ = ["obey", "drive", "target_of", "begin", "rule", "found", "roll_out", "go_on"]
 
 
 # %% ../nbs/parts/rollout_driver.ipynb #702ba3c3
@@ -69,8 +71,15 @@ def drive(context: Context, record: Record) -> Record:
 
 
 # %% ../nbs/parts/rollout_driver.ipynb #31a11135
-def begin(context: Context, plan: Plan, target: Target, run_folder: str = "") -> Record:
-    """Write down a new rollout. Raises InputError where one is under way, or traffic is split by hand."""
+def target_of(deployment: Deployment) -> Target:
+    """Return the version of a deployment, without its bundle."""
+    return Target(
+        bundle=Path(), model_name=deployment.model_name, version=deployment.version, sha256=deployment.sha256
+    )
+
+
+def begin(context: Context, plan: Plan, target: Target, **more: Any) -> Record:
+    """Write down a new rollout; `more` are fields of its record. Raises InputError where one is under way, or traffic is split by hand."""
     known = context.deployments()
     carrying = [f"{name} {one.weight} %" for name, one in known.items() if one.weight]
     if len(carrying) > 1:
@@ -78,14 +87,17 @@ def begin(context: Context, plan: Plan, target: Target, run_folder: str = "") ->
             f"endpoint {context.endpoint.name} splits its traffic ({', '.join(carrying)}): give all of it to one "
             f"deployment first, brookside-mlops endpoint traffic {context.endpoint.name} --set NAME=100"
         )
+    old = serving(known)
+    kept = [n for n, one in known.items() if (one.version, one.sha256) == (target.version, target.sha256)]
     record = Record(
         endpoint=context.endpoint.name,
         plan=plan,
         target=target,
-        new=free_name(known),
-        old=serving(known),
+        new=next((name for name in kept if name != old), free_name(known)),
+        old=old,
         before={name: one.weight for name, one in known.items()},
-        run_folder=run_folder,
+        replaces=target_of(known[old]) if old else None,
+        **more,
     )
     number = context.store.begin(record.endpoint, record.model_dump_json())
     record = record.model_copy(update={"number": number})
@@ -125,8 +137,10 @@ def found(context: Context, row: Row, target: Target | None) -> Record:
 
 
 # %% ../nbs/parts/rollout_driver.ipynb #9361e0cf
-def roll_out(context: Context, plan: Plan, target: Target, run_folder: str = "") -> Record:
+def roll_out(context: Context, plan: Plan, target: Target, **more: Any) -> Record:
     """Roll a version out, or go on with the rollout of it that was found; return how it ended, or that it waits.
+
+    `more` are fields of the record, such as the run that it belongs to.
 
     Raises InputError where another process holds a rollout, BrooksideError for what went wrong, with traffic as before.
     """
@@ -140,7 +154,7 @@ def roll_out(context: Context, plan: Plan, target: Target, run_folder: str = "")
             target.sha256,
         ):
             return record
-    return drive(context, begin(context, plan, target, run_folder))
+    return drive(context, begin(context, plan, target, **more))
 
 
 def go_on(context: Context, wish: Wish = "", by: str = "") -> Record | None:
