@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_care import endpoint_app
 from .cli_data import contract_app, drift_command
-from .cli_endpoint import endpoint_app
 from brookside_mlops.cli_options import (
+    STATE,
     ApproveOption,
     EnvironmentOption,
     Group,
@@ -23,6 +24,7 @@ from brookside_mlops.cli_options import (
     chosen_run,
     stage_verb,
 )
+from .cli_rollout import rollout_app
 from .cli_runs import runs_app
 from .errors import BrooksideError, InputError
 
@@ -173,13 +175,36 @@ def deploy_command(
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     approve_as: ApproveOption = "",
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would happen; change nothing.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the rollout live.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Roll the version of a run out to its endpoint (06_deploy)."""
     found = chosen_run(run, environment, usecase)
+    if plan:
+        _show_plan(found, as_json)
+        return
     if approve_as:
         found.approve(approve_as, "deploy")
+    if watch and not as_json:
+        from brookside_mlops.rollout_watch import watching
+
+        with watching(found):
+            stage_verb("deploy", found, None, as_json)
+        return
     stage_verb("deploy", found, None, as_json)
+
+
+def _show_plan(run: Run, as_json: bool) -> None:
+    """Show what deploying a run would do."""
+    from brookside_mlops.reporting import show_json
+    from brookside_mlops.rollout_run import plan_view
+
+    shown = plan_view(run)
+    if as_json:
+        show_json(shown.model_dump(mode="json"))
+    else:
+        typer.echo("\n".join(shown.lines()))
 
 
 @app.command("smoke-test")
@@ -198,14 +223,27 @@ def rollback_command(
     run: RunOption = "",
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
+    endpoint: Annotated[str, typer.Option("--endpoint", help="By its name instead of a run.")] = "",
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for",
+    to: Annotated[str, typer.Option("--to", help="A deployment; by default the previous release.")] = "",
+    delete_failed: Annotated[
+        bool, typer.Option("--delete-failed", help="Remove the one that is left.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give all traffic back to the previous stable deployment (09_rollback)."""
-    stage_verb("rollback", chosen_run(run, environment, usecase), [f"reason={reason}"], as_json)
+    """Give all traffic back to an earlier version (09_rollback)."""
+    found = _run_of_endpoint(endpoint) if endpoint else chosen_run(run, environment, usecase)
+    given = [f"reason={reason}", f"to={to}", f"delete_failed={str(delete_failed).lower()}"]
+    stage_verb("rollback", found, given, as_json)
 
 
-# %% ../nbs/parts/cli.ipynb #1b299bda
+def _run_of_endpoint(name: str) -> Run:
+    """Return the run that was rolled out to an endpoint last. InputError where there is none."""
+    from brookside_mlops.rollout_run import run_of_endpoint
+
+    return run_of_endpoint(STATE, name)
+
+
 @app.command("promote")
 def promote_command(
     run: Annotated[str, typer.Argument(help="Id of a registered run.")],
@@ -246,6 +284,7 @@ def approve_command(
 app.command("drift")(drift_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(endpoint_app, name="endpoint")
+app.add_typer(rollout_app, name="rollout")
 app.add_typer(runs_app, name="runs")
 
 

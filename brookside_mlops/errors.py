@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ["BrooksideError", "InputError", "GateFailed", "ApprovalNeeded"]
+__all__ = ["BrooksideError", "InputError", "GateFailed", "Waits", "ApprovalNeeded", "RolloutWaits"]
 
 
 # %% ../nbs/parts/errors.ipynb #dfddd882
@@ -30,7 +30,15 @@ class GateFailed(BrooksideError):
     exit_code = 1
 
 
-class ApprovalNeeded(BrooksideError):
-    """The line waits for a person."""
+class Waits(BrooksideError):
+    """Nothing is wrong, but the line does not go on by itself now."""
 
     exit_code = 3
+
+
+class ApprovalNeeded(Waits):
+    """The line waits for a person to approve."""
+
+
+class RolloutWaits(Waits):
+    """A rollout is neither finished nor undone: it is paused, held for a person, or goes on in the background."""

@@ -5,6 +5,7 @@
 # %% ../nbs/parts/registry.ipynb #43235c54
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -164,6 +165,7 @@ def check_version(settings: Environment, model_name: str, version: int, sha256: 
 
 def fetch_bundle(settings: Environment, model_name: str, version: int, folder: Path) -> Path:
     """Download the bundle of a registered version into a folder and return where it is. InputError where there is no such version."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # three small files
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 

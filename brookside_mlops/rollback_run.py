@@ -15,7 +15,7 @@ from .endpoints.protocol import Deployment
 from .errors import InputError
 from .registry import fetch_bundle
 from .releases import Release, Releases, previous_release
-from .rollout import Context, Record, _nothing
+from .rollout import Context, Record, unheard
 from .rollout_driver import go_on, roll_out
 from .rollout_plan import Plan, Target, serving
 from .rollout_run import context_of, endpoint_of
@@ -113,7 +113,7 @@ class Return:
     delete_failed: bool = False
 
 
-def roll_back(run: Run, wanted: Return, listen: Callable[[Record], None] = _nothing) -> Record:
+def roll_back(run: Run, wanted: Return, listen: Callable[[Record], None] = unheard) -> Record:
     """Give the traffic of a run's endpoint back to an earlier version, and return how that went.
 
     Raises InputError where there is none, or traffic is split by hand; EndpointError where the earlier version does not get ready.

@@ -30,6 +30,7 @@ __all__ = [
     "STATES",
     "Move",
     "Record",
+    "unheard",
     "Context",
     "told",
     "going",
@@ -105,7 +106,7 @@ class Record(BaseModel):
 Smoke = Callable[[Any, str], list[Check]]
 
 
-def _nothing(*_: Any) -> None:
+def unheard(*_: Any) -> None:
     """Listen to nothing."""
 
 
@@ -116,10 +117,10 @@ class Context:
     endpoint: Endpoint
     store: RolloutStore
     smoke: Smoke
-    audit: Callable[[str, Mapping[str, Any]], None] = _nothing
+    audit: Callable[[str, Mapping[str, Any]], None] = unheard
     approved: Callable[[], str] = lambda: ""
-    finished: Callable[[Record], None] = _nothing
-    listen: Callable[[Record], None] = _nothing
+    finished: Callable[[Record], None] = unheard
+    listen: Callable[[Record], None] = unheard
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
     now: Callable[[], float] = field(default=time.time)

@@ -14,12 +14,12 @@ from typing import Any
 
 from .audit import audit_log
 from .endpoints.local import LocalEndpoint
-from .errors import ApprovalNeeded, BrooksideError, GateFailed
+from .errors import ApprovalNeeded, GateFailed, InputError, RolloutWaits
 from .registry import RegisterResult, check_version, mark_serving
 from .releases import Release, Releases
-from .rollout import Context, Record, _nothing
+from .rollout import Context, Record, unheard
 from .rollout_driver import go_on, roll_out
-from .rollout_plan import Target, plan_of, serving
+from .rollout_plan import HOURS_PER_MONTH, PlanView, Target, plan_of, serving, view_plan
 from .rollout_store import RolloutStore, Wish
 from .runs import Run
 from .smoke import smoke
@@ -31,9 +31,10 @@ __all__ = [
     "write_end",
     "context_of",
     "replaying",
-    "RolloutWaits",
     "outcome",
     "detach",
+    "plan_view",
+    "run_of_endpoint",
     "deploy_run",
     "continue_rollout",
     "main",
@@ -78,7 +79,7 @@ def write_end(run: Run, record: Record) -> None:
     mark_serving(run.settings, target.model_name, target.version)
 
 
-def context_of(run: Run, listen: Callable[[Record], None] = _nothing) -> Context:
+def context_of(run: Run, listen: Callable[[Record], None] = unheard) -> Context:
     """Return what a driver works with for a run."""
     log, endpoint = audit_log(run.settings.state), endpoint_of(run)
 
@@ -120,12 +121,6 @@ def replaying(run: Run, rate: float) -> Iterator[Callable[[], int]]:
 
 
 # %% ../nbs/parts/rollout_run.ipynb #32dbe2de
-class RolloutWaits(BrooksideError):
-    """The rollout is neither finished nor undone."""
-
-    exit_code = 3
-
-
 def outcome(record: Record, run_id: str = "RUN") -> Record:
     """Return a record that finished. Raises GateFailed for one that went back, ApprovalNeeded or RolloutWaits for one that waits."""
     name = record.endpoint
@@ -162,8 +157,29 @@ def detach(run: Run) -> int:
     return process.pid
 
 
+# %% ../nbs/parts/rollout_run.ipynb #0c3a8956
+def plan_view(run: Run) -> PlanView:
+    """Return what rolling out a run's version would do; nothing is changed."""
+    endpoint, target = endpoint_of(run), target_of_run(run)
+    settings = run.settings
+    monthly = settings.instance_price * settings.instance_count * HOURS_PER_MONTH
+    info = endpoint.show() if endpoint.state.exists else None
+    return view_plan(plan_of(settings), info, endpoint.name, target.version, monthly)
+
+
+def run_of_endpoint(state_folder: Path, name: str) -> Run:
+    """Return the run that was rolled out to an endpoint last. InputError where there is none."""
+    row = RolloutStore(state_folder).last(name)
+    folder = Record.model_validate_json(row.document).run_folder if row else ""
+    if not folder:
+        raise InputError(
+            f"endpoint {name!r} has no rollout of a run: brookside-mlops endpoint list shows the endpoints"
+        )
+    return Run(Path(folder))
+
+
 # %% ../nbs/parts/rollout_run.ipynb #dec656c6
-def deploy_run(run: Run, listen: Callable[[Record], None] = _nothing) -> tuple[Record | None, int]:
+def deploy_run(run: Run, listen: Callable[[Record], None] = unheard) -> tuple[Record | None, int]:
     """Roll a run's version out; return the record and how many requests were replayed.
 
     The record is None where the version serves alone already. Raises what `outcome` raises, and what went wrong on the way.
@@ -189,7 +205,7 @@ def deploy_run(run: Run, listen: Callable[[Record], None] = _nothing) -> tuple[R
 
 
 def continue_rollout(
-    run: Run, wish: Wish = "", by: str = "", listen: Callable[[Record], None] = _nothing
+    run: Run, wish: Wish = "", by: str = "", listen: Callable[[Record], None] = unheard
 ) -> Record | None:
     """Go on with the open rollout of a run's endpoint, doing what `by` wishes first; None where there is none."""
     context = context_of(run, listen)
