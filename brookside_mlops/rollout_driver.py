@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .endpoints.protocol import Deployment
 from .errors import BrooksideError, InputError
 from .rollout import ENDED, STATES, Context, Record, abort, going, told
-from .rollout_plan import Plan, Target, free_name, serving
+from .rollout_plan import Plan, Target, free_name, same_version, serving
 from .rollout_store import LeaseLost, Row, Wish
 
 # %% auto #0
@@ -88,7 +88,7 @@ def begin(context: Context, plan: Plan, target: Target, **more: Any) -> Record:
             f"deployment first, brookside-mlops endpoint traffic {context.endpoint.name} --set NAME=100"
         )
     old = serving(known)
-    kept = [n for n, one in known.items() if (one.version, one.sha256) == (target.version, target.sha256)]
+    kept = [name for name, one in known.items() if same_version(one, target)]
     record = Record(
         endpoint=context.endpoint.name,
         plan=plan,

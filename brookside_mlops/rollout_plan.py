@@ -24,6 +24,7 @@ __all__ = [
     "serving",
     "free_name",
     "Target",
+    "same_version",
     "Plan",
     "plan_of",
     "splits",
@@ -57,6 +58,11 @@ class Target(BaseModel):
     model_name: str
     version: int
     sha256: str
+
+
+def same_version(deployment: Deployment, target: Target) -> bool:
+    """Say whether a deployment has the version of a target."""
+    return (deployment.version, deployment.sha256) == (target.version, target.sha256)
 
 
 class Plan(BaseModel):
@@ -192,10 +198,26 @@ def _gates(plan: Plan) -> list[str]:
     ]
 
 
-def view_plan(plan: Plan, info: EndpointInfo | None, endpoint: str, version: int, monthly: float) -> PlanView:
+def view_plan(
+    plan: Plan, info: EndpointInfo | None, endpoint: str, target: Target, monthly: float
+) -> PlanView:
     """Return what a plan would do to an endpoint; `monthly` is the cost of one deployment, `info` None where there is no endpoint yet."""
     known = {one.name: one for one in info.deployments} if info else {}
     old, new = serving(known), free_name(known)
+    if old and known[old].weight == 100 and same_version(known[old], target):
+        return PlanView(
+            endpoint=endpoint,
+            version=target.version,
+            new=old,
+            old="",
+            strategy=plan.strategy,
+            steps=["nothing: this version serves already"],
+            gates=[],
+            deletes=[],
+            cost_before=monthly * len(known),
+            cost_during=monthly * len(known),
+            cost_after=monthly * len(known),
+        )
     deletes = (
         [f"{new} (version {known[new].version}, 0 % of the traffic), to make room"] if new in known else []
     )
@@ -204,7 +226,7 @@ def view_plan(plan: Plan, info: EndpointInfo | None, endpoint: str, version: int
     after = 1 if plan.strategy == "canary" or not old else 2
     return PlanView(
         endpoint=endpoint,
-        version=version,
+        version=target.version,
         new=new,
         old=old,
         strategy=plan.strategy,

@@ -164,7 +164,7 @@ def plan_view(run: Run) -> PlanView:
     settings = run.settings
     monthly = settings.instance_price * settings.instance_count * HOURS_PER_MONTH
     info = endpoint.show() if endpoint.state.exists else None
-    return view_plan(plan_of(settings), info, endpoint.name, target.version, monthly)
+    return view_plan(plan_of(settings), info, endpoint.name, target, monthly)
 
 
 def run_of_endpoint(state_folder: Path, name: str) -> Run:
