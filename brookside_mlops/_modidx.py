@@ -230,6 +230,7 @@ d = {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._check_line": ("parts/cli.html#_check_line", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._smoke_url": ("parts/cli.html#_smoke_url", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.approve_command": (
                 "parts/cli.html#approve_command",
                 "brookside_mlops/cli.py",

@@ -212,10 +212,59 @@ def smoke_test_command(
     run: RunOption = "",
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
+    url: Annotated[str, typer.Option(help="Scoring URL of an endpoint elsewhere, in Azure ML for one.")] = "",
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the key for --url; by default the variable BROOKSIDE_ENDPOINT_KEY."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table of rows to ask about; by default the run's test rows. With --url it needs no run."
+        ),
+    ] = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Raise the rate until the service level breaks.")
+    ] = False,
+    rate: Annotated[float, typer.Option(help="Requests a second; 0: smoke_rate of settings.ini.")] = 0,
+    seconds: Annotated[float, typer.Option(help="How long; 0: smoke_seconds of settings.ini.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the endpoint of a run questions with known answers (07_smoke_test)."""
-    stage_verb("smoke_test", chosen_run(run, environment, usecase), None, as_json)
+    """Ask an endpoint questions with known answers at a set rate (07_smoke_test). Exit 1 when an answer is wrong, late or missing."""
+    key = str(key_file.resolve()) if key_file else ""
+    if url and data and not run:
+        _smoke_url((environment, usecase), (url, key), data, (rate, seconds, load), as_json)
+        return
+    given: dict[str, Any] = {"url": url, "key_file": key, "golden": data and data.resolve()}
+    given |= {"rate": rate, "seconds": seconds, "load": load}
+    words = [f"{name}={value}" for name, value in given.items() if value]
+    stage_verb("smoke_test", chosen_run(run, environment, usecase), words, as_json)
+
+
+def _smoke_url(
+    case: tuple[str, str], place: tuple[str, str], data: Path, asked: tuple[float, float, bool], as_json: bool
+) -> None:
+    """Test a URL with the rows of a table and no run; the numbers go to smoke_test_results.json in this folder."""
+    from brookside_mlops.reporting import show_json
+    from brookside_mlops.results import SIGNS, worst
+    from brookside_mlops.settings import read_settings
+    from brookside_mlops.stages.smoke_test import RESULTS, plan_of, smoke_url, write_report
+    from brookside_mlops.target import Target, read_key
+
+    url, key_file = place
+    plan = plan_of(read_settings(Path.cwd(), *case)[0], *asked)
+    report = smoke_url(Path.cwd(), case, Target(url, read_key(key_file)), data, plan)
+    write_report(Path(RESULTS), report)
+    if as_json:
+        show_json(report.model_dump(mode="json", exclude={"latencies"}))
+    else:
+        for check in report.checks:
+            typer.echo(
+                f"{SIGNS[check.verdict]} {check.name:30} {check.measured_text()}, required {check.required}"
+            )
+        typer.echo(f"numbers     {RESULTS}")
+    if worst(report.checks) == "fail":
+        raise typer.Exit(1)
 
 
 @app.command("rollback")

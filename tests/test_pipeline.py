@@ -33,7 +33,7 @@ from brookside_mlops.reporting import Reporter, headline, show_end, summary
 from brookside_mlops.run_diff import diff
 from brookside_mlops.runs import Run, find_run
 
-SMALL = {"rows": 2_500, "bootstrap": 100, "trees": 1500, "requests": 20}
+SMALL = {"rows": 2_500, "bootstrap": 100, "trees": 1500, "seconds": 1}
 
 
 def easy(project: Path) -> None:
@@ -136,7 +136,7 @@ def test_smoke_test_that_fails_rolls_back_by_itself(project: Path) -> None:
     run = Run.create(project, "dev", "viability", SMALL)
     advance(run, Log())
     text = (project / "settings.ini").read_text()
-    (project / "settings.ini").write_text(text.replace("p95_ms = 2000", "p95_ms = 0.0001"))
+    (project / "settings.ini").write_text(text.replace("p95_ms = 3000", "p95_ms = 0.0001"))
     second = Run.create(project, "dev", "viability", SMALL | {"depth": 4})
     log = Log()
     with pytest.raises(GateFailed, match="P95"):
