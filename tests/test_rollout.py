@@ -13,8 +13,8 @@ from brookside_mlops.endpoints.local import LocalEndpoint
 from brookside_mlops.errors import GateFailed, InputError
 from brookside_mlops.results import Check
 from brookside_mlops.rollout import Release, roll_back, roll_out, splits
-from brookside_mlops.smoke import latencies, smoke
 from brookside_mlops.scratch import scratch_bundle as adding
+from brookside_mlops.smoke import latencies, smoke
 
 BODY = json.dumps([{"weeks": 4}]).encode()
 
