@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_audit import audit_app
 from .cli_data import contract_app, drift_command
 from .cli_endpoint import endpoint_app
 from brookside_mlops.cli_options import (
@@ -247,6 +248,7 @@ app.command("drift")(drift_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(runs_app, name="runs")
+app.add_typer(audit_app, name="audit")
 
 
 def main() -> None:
