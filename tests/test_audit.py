@@ -24,10 +24,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from brookside_mlops.audit import AuditLog, looks_secret
+from brookside_mlops.audit import AuditLog, audit_log, looks_secret
 from brookside_mlops.audit_chain import EVENTS, FIRST, Head, verify_rows
 from brookside_mlops.cli import app
 from brookside_mlops.errors import InputError
+from brookside_mlops.runs import Run
 
 TRIGGERS = ("audit_update", "audit_delete", "audit_insert")
 COLUMNS = ("number", "time", "event", "subject", "actor", "details", "previous", "hash")
@@ -532,6 +533,28 @@ def call(*words: str) -> tuple[int, str]:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output
+
+
+def test_approval_of_a_run_is_in_the_trail(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    run = Run.create(project, "prod", "viability")
+    result = CliRunner().invoke(app, ["approve", run.id, "--as", " Grace "])
+    assert result.exit_code == 0
+    (row,) = audit_log(run.settings.state).rows(run.id)
+    assert row.event == "approval"
+    assert row.details == {"by": "Grace", "how": "approve", "environment": "prod"}
+    code, output = call("list", "--subject", run.id, "--json")
+    assert code == 0 and json.loads(output) == [row.model_dump()]
+
+
+def test_approval_that_cannot_be_recorded_does_not_count(project: Path) -> None:
+    run = Run.create(project, "prod", "viability")
+    log = audit_log(run.settings.state)
+    log.path.parent.mkdir(parents=True)
+    log.path.write_text("not a database" * 100)
+    with pytest.raises(InputError, match="not a database"):
+        run.approve("Grace", "approve")
+    assert Run(run.folder).record.approval is None
 
 
 def test_verbs_list_verify_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
