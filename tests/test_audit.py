@@ -397,6 +397,23 @@ def test_any_other_order_and_any_subset_of_rows_is_found(order: list[int], kept:
     assert verify_rows(gaps, head).intact == (kept == 6)
 
 
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("update audit set hash = 'none' where number = 6", "row 6 has no hash to go on from"),
+        ("update audit set number = 9223372036854775807 where number = 6", "too large"),
+    ],
+)
+def test_event_after_a_broken_end_is_refused_with_its_reason(
+    tmp_path: Path, statement: str, said: str
+) -> None:
+    log = filled(tmp_path / "audit.db")
+    tamper(log, statement)
+    with pytest.raises(InputError, match=said):
+        log.append("run", "r", {})
+    assert len(stored(log)) == 6
+
+
 # Many at once, and the end of a process
 
 WRITER = """
