@@ -257,6 +257,24 @@ d = {
             ),
             "brookside_mlops.cli.stage_command": ("parts/cli.html#stage_command", "brookside_mlops/cli.py"),
         },
+        "brookside_mlops.cli_audit": {
+            "brookside_mlops.cli_audit._existing": (
+                "parts/cli_audit.html#_existing",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_export": (
+                "parts/cli_audit.html#audit_export",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_list": (
+                "parts/cli_audit.html#audit_list",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_verify": (
+                "parts/cli_audit.html#audit_verify",
+                "brookside_mlops/cli_audit.py",
+            ),
+        },
         "brookside_mlops.cli_care": {
             "brookside_mlops.cli_care.endpoint_keys": (
                 "parts/cli_care.html#endpoint_keys",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_audit import audit_app
 from .cli_care import endpoint_app
 from .cli_data import contract_app, drift_command
 from brookside_mlops.cli_options import (
@@ -335,6 +336,7 @@ app.add_typer(contract_app, name="contract")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(runs_app, name="runs")
+app.add_typer(audit_app, name="audit")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .audit import audit_log
 from .errors import ApprovalNeeded, GateFailed, InputError
 from .files import sha256, write_json, write_text
 from .results import StageResult
@@ -293,9 +294,11 @@ class Run:
         return result
 
     def approve(self, by: str, how: str) -> None:
-        """Record who lets the run into its environment. Raises `InputError` for an empty name."""
+        """Record who lets the run into its environment, in the audit trail first. Raises `InputError` for an empty name."""
         if not by.strip():
             raise InputError("an approval needs the name of the person who gives it")
+        details = {"by": by.strip(), "how": how, "environment": self.environment}
+        audit_log(self.settings.state).append("approval", self.id, details)
         with self.change() as record:
             record.approval = Approval(by=by.strip(), at=now(), how=how)
 
