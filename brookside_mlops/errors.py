@@ -5,15 +5,19 @@
 # %% ../nbs/parts/errors.ipynb #466482cb
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 # %% auto #0
-__all__ = ["BrooksideError", "InputError", "GateFailed", "ApprovalNeeded"]
+__all__ = ["BrooksideError", "InputError", "GateFailed", "ApprovalNeeded", "Interrupted", "MachineError"]
 
 
 # %% ../nbs/parts/errors.ipynb #dfddd882
 class BrooksideError(Exception):
-    """An expected end of a command: it has a message for people and an exit code for machines."""
+    """An expected end of a command: it has a message for people, an exit code for machines, and with `--json` what else is known."""
 
     exit_code = 2
+    about: Mapping[str, Any] = {}
 
     def _render_traceback_(self) -> list[str]:
         """Show the message alone where IPython would print a traceback."""
@@ -34,3 +38,15 @@ class ApprovalNeeded(BrooksideError):
     """The line waits for a person."""
 
     exit_code = 3
+
+
+class Interrupted(BrooksideError):
+    """Somebody pressed Ctrl-C."""
+
+    exit_code = 130
+
+
+class MachineError(BrooksideError):
+    """The machine could not do what was asked: a full disk, a folder that cannot be written."""
+
+    exit_code = 1
