@@ -23,6 +23,7 @@ from brookside_mlops.cli_options import (
     RunOption,
     UseCaseOption,
     chosen_run,
+    resumable,
     stage_verb,
 )
 from .cli_rollout import rollout_app
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = [
     "app",
+    "FRESH",
     "run_command",
+    "environments_of",
     "stage_command",
     "deploy_command",
     "smoke_test_command",
@@ -64,8 +67,8 @@ def _approver(name: str) -> Any:
     def ask(run: Run) -> str:
         if name or not sys.stdin.isatty():
             return name
-        typer.echo(f"{run.environment} asks for an approval of {run.id}.")
-        return str(typer.prompt("Your name (empty: stop here)", default="", show_default=False))
+        typer.echo(f"{run.environment} asks for an approval of {run.id}.", err=True)
+        return str(typer.prompt("Your name (empty: stop here)", default="", show_default=False, err=True))
 
     return ask
 
@@ -85,29 +88,31 @@ def _go(run: Run, approve_as: str, as_json: bool) -> None:
     if not as_json:
         typer.echo(f"{run.environment} run {run.id}")
     try:
-        run_line(run, listen, _approver(approve_as))
+        with resumable(run):
+            run_line(run, listen, _approver(approve_as))
     except BrooksideError as error:
-        last = list(seen.values())[-1]
-        if as_json:
-            show_json([summary(one) for one in seen.values()])
-        else:
-            typer.echo(f"\nnotebooks   {last.folder}")
+        error.about = {"runs": [summary(one) for one in seen.values()]}
+        if not as_json:
+            typer.echo(f"\nnotebooks   {list(seen.values())[-1].folder}")
             typer.echo(f"go on       brookside-mlops run --resume {run.id}")
-        raise error
+        raise
     finally:
-        if reporter.status:
-            reporter.status.stop()
+        reporter.stop()
     if as_json:
         show_json([summary(one) for one in seen.values()])
     else:
         show_end(reporter.console, list(seen.values())[-1])
 
 
+FRESH = ("environment", "usecase", "data", "target", "parameters")
+
+
 @app.command("run")
 def run_command(
+    context: typer.Context,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
-    resume: Annotated[str, typer.Option(help="Id of a run to go on with.")] = "",
+    resume: Annotated[str | None, typer.Option(help="Id of a run to go on with.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="A table; with a new use case, the one it is made from.")
     ] = None,
@@ -119,36 +124,56 @@ def run_command(
     """Run the stages from raw rows to an endpoint that answers, and promote through the environments named."""
     from brookside_mlops.onboarding import Onboarding, known_usecases, onboard
     from brookside_mlops.parameters import assignments
-    from brookside_mlops.pipeline import LINE, stage_parameters
-    from brookside_mlops.runs import Run, find_run
+    from brookside_mlops.pipeline import LINE, need_tables, stage_parameters
+    from brookside_mlops.runs import Run
+    from brookside_mlops.settings import read_settings
 
     project = Path.cwd()
-    if resume:
-        _go(find_run(project, resume), approve_as, as_json)
+    if resume is not None:
+        found = chosen_run(resume)
+        _refuse_with_resume(context)
+        _go(found, approve_as, as_json)
         return
+    names = environments_of(environment)
     given: dict[str, Any] = dict(assignments(parameters or []))
+    for stage, values in stage_parameters(project, LINE, given).items():
+        need_tables(project, stage, values)
     if data is not None and usecase not in known_usecases(project):
         for line in onboard(project, Onboarding(usecase, data.resolve(), target)):
             typer.echo(line, err=True)
     elif data is not None:
         given["validate.data"] = str(data.resolve())
-    names = tuple(name.strip() for name in environment.split(","))
-    _check_line(project, names, usecase)
-    stage_parameters(project, LINE, given)
+        need_tables(project, "validate", {"data": given["validate.data"]})
+    for name in names:
+        read_settings(project, name, usecase)
     _go(Run.create(project, names[0], usecase, given, names[1:]), approve_as, as_json)
 
 
-def _check_line(project: Path, names: tuple[str, ...], usecase: str) -> None:
-    """Raise InputError unless the environments exist, are in order, and their settings are right."""
-    from brookside_mlops.settings import ENVIRONMENTS, read_settings
+def _refuse_with_resume(context: typer.Context) -> None:
+    """Raise InputError where an option that makes a new run was given with `--resume`."""
+    told = {"parameters": "set"}
+    asked = [name for name in FRESH if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    if asked:
+        words = ", ".join(f"--{told.get(name, name)}" for name in asked)
+        raise InputError(
+            f"{words} with --resume: a run goes on as it was begun; leave {words} out, or begin a new run without --resume"
+        )
 
+
+def environments_of(text: str) -> tuple[str, ...]:
+    """Return the environments named in a list. Raises InputError unless they exist and are in order."""
+    from brookside_mlops.settings import ENVIRONMENTS
+
+    names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        read_settings(project, name, usecase)
+        if name not in ENVIRONMENTS:
+            raise InputError(f"environment {name!r} is not one of {', '.join(ENVIRONMENTS)}")
     places = [ENVIRONMENTS.index(name) for name in names]
     if places != sorted(set(places)):
         raise InputError(
             f"--environment {','.join(names)}: environments come once and in order: {', '.join(ENVIRONMENTS)}"
         )
+    return names
 
 
 # %% ../nbs/parts/cli.ipynb #7863196e
@@ -160,7 +185,7 @@ def stage_command(
             help="validate, engineer, train, evaluate, register, deploy, smoke_test, drift, rollback"
         ),
     ],
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     parameters: ParametersOption = None,
@@ -172,7 +197,7 @@ def stage_command(
 
 @app.command("deploy")
 def deploy_command(
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     approve_as: ApproveOption = "",
@@ -185,7 +210,7 @@ def deploy_command(
     if plan:
         _show_plan(found, as_json)
         return
-    if approve_as:
+    if approve_as and found.settings.approval:
         found.approve(approve_as, "deploy")
     if watch and not as_json:
         from brookside_mlops.rollout_watch import watching
@@ -210,7 +235,7 @@ def _show_plan(run: Run, as_json: bool) -> None:
 
 @app.command("smoke-test")
 def smoke_test_command(
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     url: Annotated[str, typer.Option(help="Scoring URL of an endpoint elsewhere, in Azure ML for one.")] = "",
@@ -270,7 +295,7 @@ def _smoke_url(
 
 @app.command("rollback")
 def rollback_command(
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     endpoint: Annotated[str, typer.Option("--endpoint", help="By its name instead of a run.")] = "",
@@ -294,6 +319,7 @@ def _run_of_endpoint(name: str) -> Run:
     return run_of_endpoint(STATE, name)
 
 
+# %% ../nbs/parts/cli.ipynb #c29afa9f
 @app.command("promote")
 def promote_command(
     run: Annotated[str, typer.Argument(help="Id of a registered run.")],
@@ -305,7 +331,7 @@ def promote_command(
     from brookside_mlops.pipeline import promote
     from brookside_mlops.settings import ENVIRONMENTS
 
-    source = chosen_run(run, "", "")
+    source = chosen_run(run)
     later = ENVIRONMENTS[ENVIRONMENTS.index(source.environment) + 1 :]
     if to not in later:
         raise InputError(
@@ -318,13 +344,21 @@ def promote_command(
 def approve_command(
     run: Annotated[str, typer.Argument(help="Id of the run that waits.")],
     name: Annotated[str, typer.Option("--as", help="Who approves; by default the user of this shell.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Let a run into its environment; recorded with name and time."""
     import getpass
 
-    found = chosen_run(run, "", "")
+    from brookside_mlops.reporting import show_json
+
+    found = chosen_run(run)
+    if not found.settings.approval:
+        raise InputError(f"{found.id}: {found.environment} asks for no approval (settings.ini: approval)")
     found.approve(name or getpass.getuser(), "approve")
     approval = found.record.approval
+    if as_json:
+        show_json({"run": found.id, "approval": approval.model_dump(mode="json") if approval else None})
+        return
     if approval:
         typer.echo(f"{found.id}: approved by {approval.by} at {approval.at}")
     typer.echo(f"go on: brookside-mlops run --resume {found.id}")

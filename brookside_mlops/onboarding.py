@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError
-from .settings import add_usecase, settings_file
+from .settings import add_usecase, check_endpoints, settings_file
 from .usecases import Task, UseCase
 
 # %% auto #0
@@ -72,10 +72,11 @@ def onboard(project: Path, new: Onboarding) -> list[str]:
             data=os.path.relpath(new.data, project),
             contract=place,
         )
-    except ValueError as error:
+    except ValueError:
         raise InputError(
-            f"use case {new.name!r}: lower-case letters, digits and _ would be right ({type(error).__name__})"
+            f"use case {new.name!r}: a lower-case letter, then up to 31 lower-case letters, digits and _ would be right"
         ) from None
+    check_endpoints(project, usecase)
     said = []
     if not (project / place).exists():
         write_contract(project / place, contract, notes)
