@@ -14,7 +14,6 @@ from .cli_audit import audit_app
 from .cli_care import endpoint_app
 from .cli_data import contract_app, drift_command
 from brookside_mlops.cli_options import (
-    STATE,
     ApproveOption,
     EnvironmentOption,
     Group,
@@ -314,9 +313,10 @@ def rollback_command(
 
 def _run_of_endpoint(name: str) -> Run:
     """Return the run that was rolled out to an endpoint last. InputError where there is none."""
+    from brookside_mlops.cli_endpoint import state_of
     from brookside_mlops.rollout_run import run_of_endpoint
 
-    return run_of_endpoint(STATE, name)
+    return run_of_endpoint(state_of(None, name), name)
 
 
 # %% ../nbs/parts/cli.ipynb #c29afa9f

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .cli_options import STATE, Group, JsonOption, StateOption
+from .cli_endpoint import state_folders_of
+from .cli_options import Group, JsonOption, StateOption
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ __all__ = ["audit_app", "audit_list", "audit_verify", "audit_export"]
 
 
 # %% ../nbs/parts/cli_audit.ipynb #56e646e0
-def _existing(state_folder: Path) -> AuditLog:
+def _existing(state_folder: Path | None) -> AuditLog:
     """Return the audit trail of a state folder. Raises InputError where there never was one."""
     from brookside_mlops.audit import audit_log
 
-    log = audit_log(state_folder)
+    log = audit_log(state_folders_of(state_folder)[0])
     if not log.exists:
         raise InputError(
             f"no audit trail at {log.path}: the first event makes it; is --state-folder the right one?"
@@ -41,13 +42,13 @@ def _existing(state_folder: Path) -> AuditLog:
 def audit_list(
     subject: Annotated[str, typer.Option(help="An endpoint or the id of a run; by default all.")] = "",
     as_json: JsonOption = False,
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
     """Show the events, the oldest first."""
     from brookside_mlops.audit import audit_log
     from brookside_mlops.audit_chain import canonical
 
-    rows = audit_log(state_folder).rows(subject)
+    rows = audit_log(state_folders_of(state_folder)[0]).rows(subject)
     if as_json:
         from brookside_mlops.reporting import show_json
 
@@ -61,7 +62,7 @@ def audit_list(
 
 
 @audit_app.command("verify")
-def audit_verify(as_json: JsonOption = False, state_folder: StateOption = STATE) -> None:
+def audit_verify(as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Check that no row was changed, removed, moved or put in. Exit 1, and say which, where one was."""
     log = _existing(state_folder)
     found = log.verify()
@@ -83,7 +84,7 @@ def audit_verify(as_json: JsonOption = False, state_folder: StateOption = STATE)
 def audit_export(
     output: Annotated[Path | None, typer.Option(help="File to write; by default standard output.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, the only format there is.")] = True,
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
     """Write all rows with their hashes, so that they can be verified without this package."""
     import json

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError
+from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError, Waits
 from .fingerprints import fingerprint, intact, settings_read, stage_notebook
 from .holds import hold
 from .parameters import check_parameters, notebook_parameters
@@ -134,7 +134,7 @@ def _run_stage(
 
     try:
         _execute(run, stage, parameters, listen)
-    except ApprovalNeeded as error:
+    except Waits as error:
         end("waiting", error=str(error))
         raise
     except KeyboardInterrupt:
@@ -155,8 +155,6 @@ def _execute(run: Run, stage: str, parameters: Mapping[str, Any], listen: Listen
     def tell(at: CellProgress) -> None:
         listen(Event("cell", run, stage, at.cell, at.cells))
 
-    if stage == "deploy":
-        run.need_approval()
     source = stage_notebook(run.project, stage)
     given = {"environment": run.environment, "usecase": run.record.usecase, "run_folder": str(run.folder)}
     execute(source, run.folder / source.name, given | dict(parameters), tell, run.project)
@@ -230,12 +228,15 @@ def _advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None) -
                 _wake(run)
             listen(Event("skip", run, stage, record=run.record.stages[stage]))
             continue
-        if stage == "deploy" and approve and run.settings.approval and run.record.approval is None:
-            name = approve(run)
-            if name:
-                run.approve(name, "run")
         try:
-            _run_stage(run, stage, parameters[stage], listen, digest)
+            try:
+                _run_stage(run, stage, parameters[stage], listen, digest)
+            except ApprovalNeeded:
+                name = approve(run) if approve else ""
+                if not name:
+                    raise
+                run.approve(name, "run")
+                _run_stage(run, stage, parameters[stage], listen, digest)
         except BrooksideError as failed:
             if stage == "smoke_test" and failed.exit_code == GateFailed.exit_code and serves(run):
                 _go_back(run, listen, failed)
@@ -252,7 +253,7 @@ def _wake(run: Run) -> None:
 def _go_back(run: Run, listen: Listener, failed: BrooksideError) -> None:
     """Roll back after a failed smoke test; a first deployment has nowhere to go back to, and says so."""
     try:
-        _run_stage(run, "rollback", {"reason": str(failed)[:500]}, listen)
+        _run_stage(run, "rollback", {"reason": str(failed)[:500], "cause": "smoke"}, listen)
     except InputError as error:
         raise GateFailed(f"{failed} There was nothing to roll back to: {error}") from None
 
