@@ -283,11 +283,13 @@ def test_folder_that_is_no_endpoint_does_not_hide_the_others(here: Path) -> None
     ):
         (here / ".brookside" / "endpoints" / name).mkdir()
         (here / ".brookside" / "endpoints" / name / "state.db").write_bytes(content)
-    result = call("endpoint", "list")
+    result, found = call("endpoint", "list"), json.loads(call("endpoint", "list", "--json").stdout)
+    for name in ("Bad Name", "no-database"):
+        shutil.rmtree(here / ".brookside" / "endpoints" / name)
     assert (
         result.exit_code == 0 and "cost-dev" in result.stdout and result.stderr.count("is no endpoint") == 2
     )
-    assert [one["name"] for one in json.loads(call("endpoint", "list", "--json").stdout)] == ["cost-dev"]
+    assert [one["name"] for one in found] == ["cost-dev"]
 
 
 def test_endpoint_verbs_and_approval_answer_in_json(here: Path) -> None:
@@ -321,6 +323,7 @@ def test_folder_that_cannot_be_written_is_one_line(here: Path) -> None:
 def test_state_that_cannot_be_opened_is_one_line(here: Path) -> None:
     (here / ".brookside" / "endpoints" / "cost-dev" / "state.db").mkdir(parents=True)
     result = call("endpoint", "show", "cost-dev")
+    shutil.rmtree(here / ".brookside")
     assert (
         result.exit_code == 1
         and "unable to open database file" in result.stderr
