@@ -36,7 +36,7 @@ def runs_list(as_json: JsonOption = False) -> None:
             f"{one.id:36} {one.environment:8} {one.record.usecase:12} {one.record.created[:19]}  {progress_of(one)}"
         )
     for path, said in damaged.items():
-        typer.echo(f"{path.name:36} {path.parent.name:8} damaged: {said}")
+        typer.echo(f"{path.name:36} {path.parent.name:8} {said}")
 
 
 @runs_app.command("show")
