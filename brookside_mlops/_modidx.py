@@ -86,6 +86,10 @@ d = {
                 "parts/bundle.html#bundlecolumn",
                 "brookside_mlops/bundle.py",
             ),
+            "brookside_mlops.bundle.BundleColumn.input_name": (
+                "parts/bundle.html#bundlecolumn.input_name",
+                "brookside_mlops/bundle.py",
+            ),
             "brookside_mlops.bundle.BundleInfo": (
                 "parts/bundle.html#bundleinfo",
                 "brookside_mlops/bundle.py",
@@ -634,29 +638,59 @@ d = {
             "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
         },
+        "brookside_mlops.endpoints.fleet": {
+            "brookside_mlops.endpoints.fleet.Fleet": (
+                "parts/fleet.html#fleet",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.__init__": (
+                "parts/fleet.html#fleet.__init__",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet._employ": (
+                "parts/fleet.html#fleet._employ",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet._retire": (
+                "parts/fleet.html#fleet._retire",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet._weigh": (
+                "parts/fleet.html#fleet._weigh",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.main": (
+                "parts/fleet.html#fleet.main",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.ready": (
+                "parts/fleet.html#fleet.ready",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.reload": (
+                "parts/fleet.html#fleet.reload",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+            "brookside_mlops.endpoints.fleet.Fleet.stop": (
+                "parts/fleet.html#fleet.stop",
+                "brookside_mlops/endpoints/fleet.py",
+            ),
+        },
         "brookside_mlops.endpoints.gateway": {
             "brookside_mlops.endpoints.gateway.Gateway": (
                 "parts/gateway.html#gateway",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
+            "brookside_mlops.endpoints.gateway.Gateway.__call__": (
+                "parts/gateway.html#gateway.__call__",
                 "brookside_mlops/endpoints/gateway.py",
             ),
             "brookside_mlops.endpoints.gateway.Gateway.__init__": (
                 "parts/gateway.html#gateway.__init__",
                 "brookside_mlops/endpoints/gateway.py",
             ),
-            "brookside_mlops.endpoints.gateway.Gateway._body": (
-                "parts/gateway.html#gateway._body",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Gateway._choose": (
-                "parts/gateway.html#gateway._choose",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Gateway._key": (
-                "parts/gateway.html#gateway._key",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Gateway.app": (
-                "parts/gateway.html#gateway.app",
+            "brookside_mlops.endpoints.gateway.Gateway._site": (
+                "parts/gateway.html#gateway._site",
                 "brookside_mlops/endpoints/gateway.py",
             ),
             "brookside_mlops.endpoints.gateway.Gateway.command": (
@@ -667,52 +701,16 @@ d = {
                 "parts/gateway.html#gateway.health",
                 "brookside_mlops/endpoints/gateway.py",
             ),
-            "brookside_mlops.endpoints.gateway.Gateway.reload": (
-                "parts/gateway.html#gateway.reload",
+            "brookside_mlops.endpoints.gateway.Gateway.metrics": (
+                "parts/gateway.html#gateway.metrics",
                 "brookside_mlops/endpoints/gateway.py",
             ),
-            "brookside_mlops.endpoints.gateway.Gateway.score": (
-                "parts/gateway.html#gateway.score",
+            "brookside_mlops.endpoints.gateway.Gateway.openapi": (
+                "parts/gateway.html#gateway.openapi",
                 "brookside_mlops/endpoints/gateway.py",
             ),
-            "brookside_mlops.endpoints.gateway.Rotation": (
-                "parts/gateway.html#rotation",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Rotation.__init__": (
-                "parts/gateway.html#rotation.__init__",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.Rotation.choose": (
-                "parts/gateway.html#rotation.choose",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerDown": (
-                "parts/gateway.html#workerdown",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess": (
-                "parts/gateway.html#workerprocess",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess.__init__": (
-                "parts/gateway.html#workerprocess.__init__",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess._drop": (
-                "parts/gateway.html#workerprocess._drop",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess._keep": (
-                "parts/gateway.html#workerprocess._keep",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess.ask": (
-                "parts/gateway.html#workerprocess.ask",
-                "brookside_mlops/endpoints/gateway.py",
-            ),
-            "brookside_mlops.endpoints.gateway.WorkerProcess.stop": (
-                "parts/gateway.html#workerprocess.stop",
+            "brookside_mlops.endpoints.gateway.Gateway.ready": (
+                "parts/gateway.html#gateway.ready",
                 "brookside_mlops/endpoints/gateway.py",
             ),
             "brookside_mlops.endpoints.gateway.listen": (
@@ -749,6 +747,10 @@ d = {
                 "parts/local.html#localendpoint._wait",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.counts": (
+                "parts/local.html#localendpoint.counts",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.create_deployment": (
                 "parts/local.html#localendpoint.create_deployment",
                 "brookside_mlops/endpoints/local.py",
@@ -761,16 +763,28 @@ d = {
                 "parts/local.html#localendpoint.delete_deployment",
                 "brookside_mlops/endpoints/local.py",
             ),
-            "brookside_mlops.endpoints.local.LocalEndpoint.exclusive": (
-                "parts/local.html#localendpoint.exclusive",
-                "brookside_mlops/endpoints/local.py",
-            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.health": (
                 "parts/local.html#localendpoint.health",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.keys": (
+                "parts/local.html#localendpoint.keys",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.logs": (
+                "parts/local.html#localendpoint.logs",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.regenerate_key": (
+                "parts/local.html#localendpoint.regenerate_key",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.score": (
                 "parts/local.html#localendpoint.score",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.set_mirror": (
+                "parts/local.html#localendpoint.set_mirror",
                 "brookside_mlops/endpoints/local.py",
             ),
             "brookside_mlops.endpoints.local.LocalEndpoint.set_traffic": (
@@ -802,9 +816,35 @@ d = {
                 "brookside_mlops/endpoints/local.py",
             ),
         },
+        "brookside_mlops.endpoints.openapi": {
+            "brookside_mlops.endpoints.openapi._value": (
+                "parts/openapi.html#_value",
+                "brookside_mlops/endpoints/openapi.py",
+            ),
+            "brookside_mlops.endpoints.openapi.answer_schema": (
+                "parts/openapi.html#answer_schema",
+                "brookside_mlops/endpoints/openapi.py",
+            ),
+            "brookside_mlops.endpoints.openapi.openapi": (
+                "parts/openapi.html#openapi",
+                "brookside_mlops/endpoints/openapi.py",
+            ),
+            "brookside_mlops.endpoints.openapi.request_schema": (
+                "parts/openapi.html#request_schema",
+                "brookside_mlops/endpoints/openapi.py",
+            ),
+        },
         "brookside_mlops.endpoints.protocol": {
             "brookside_mlops.endpoints.protocol.Answer": (
                 "parts/protocol.html#answer",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Counts": (
+                "parts/protocol.html#counts",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Counts.__add__": (
+                "parts/protocol.html#counts.__add__",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.Deployment": (
@@ -815,6 +855,10 @@ d = {
                 "parts/protocol.html#endpoint",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.counts": (
+                "parts/protocol.html#endpoint.counts",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.create_deployment": (
                 "parts/protocol.html#endpoint.create_deployment",
                 "brookside_mlops/endpoints/protocol.py",
@@ -823,8 +867,24 @@ d = {
                 "parts/protocol.html#endpoint.delete_deployment",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.keys": (
+                "parts/protocol.html#endpoint.keys",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.logs": (
+                "parts/protocol.html#endpoint.logs",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.regenerate_key": (
+                "parts/protocol.html#endpoint.regenerate_key",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.score": (
                 "parts/protocol.html#endpoint.score",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.set_mirror": (
+                "parts/protocol.html#endpoint.set_mirror",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.Endpoint.set_traffic": (
@@ -843,9 +903,177 @@ d = {
                 "parts/protocol.html#endpointinfo",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Limits": (
+                "parts/protocol.html#limits",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.mirror_fault": (
+                "parts/protocol.html#mirror_fault",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.traffic_fault": (
                 "parts/protocol.html#traffic_fault",
                 "brookside_mlops/endpoints/protocol.py",
+            ),
+        },
+        "brookside_mlops.endpoints.request_log": {
+            "brookside_mlops.endpoints.request_log.Entry": (
+                "parts/request_log.html#entry",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog": (
+                "parts/request_log.html#requestlog",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.__init__": (
+                "parts/request_log.html#requestlog.__init__",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog._work": (
+                "parts/request_log.html#requestlog._work",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.add": (
+                "parts/request_log.html#requestlog.add",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.flush": (
+                "parts/request_log.html#requestlog.flush",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.start": (
+                "parts/request_log.html#requestlog.start",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.RequestLog.stop": (
+                "parts/request_log.html#requestlog.stop",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log._open": (
+                "parts/request_log.html#_open",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+            "brookside_mlops.endpoints.request_log.read_counts": (
+                "parts/request_log.html#read_counts",
+                "brookside_mlops/endpoints/request_log.py",
+            ),
+        },
+        "brookside_mlops.endpoints.routing": {
+            "brookside_mlops.endpoints.routing.Rotation": (
+                "parts/routing.html#rotation",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Rotation.__init__": (
+                "parts/routing.html#rotation.__init__",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Rotation.choose": (
+                "parts/routing.html#rotation.choose",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Share": (
+                "parts/routing.html#share",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Share.__init__": (
+                "parts/routing.html#share.__init__",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.Share.take": (
+                "parts/routing.html#share.take",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.agreeing": (
+                "parts/routing.html#agreeing",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+            "brookside_mlops.endpoints.routing.successor": (
+                "parts/routing.html#successor",
+                "brookside_mlops/endpoints/routing.py",
+            ),
+        },
+        "brookside_mlops.endpoints.samples": {
+            "brookside_mlops.endpoints.samples.Sampler": (
+                "parts/samples.html#sampler",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler.__enter__": (
+                "parts/samples.html#sampler.__enter__",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler.__exit__": (
+                "parts/samples.html#sampler.__exit__",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler.__init__": (
+                "parts/samples.html#sampler.__init__",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler._work": (
+                "parts/samples.html#sampler._work",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler._write": (
+                "parts/samples.html#sampler._write",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.Sampler.add": (
+                "parts/samples.html#sampler.add",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.sample_table": (
+                "parts/samples.html#sample_table",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+        },
+        "brookside_mlops.endpoints.scoring": {
+            "brookside_mlops.endpoints.scoring.Scoring": (
+                "parts/scoring.html#scoring",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring.__call__": (
+                "parts/scoring.html#scoring.__call__",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring.__init__": (
+                "parts/scoring.html#scoring.__init__",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring._admit": (
+                "parts/scoring.html#scoring._admit",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring._answer": (
+                "parts/scoring.html#scoring._answer",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring._ask": (
+                "parts/scoring.html#scoring._ask",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring._copy": (
+                "parts/scoring.html#scoring._copy",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.Scoring.read_keys": (
+                "parts/scoring.html#scoring.read_keys",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring._rest": (
+                "parts/scoring.html#_rest",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring._too_large": (
+                "parts/scoring.html#_too_large",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.read_body": (
+                "parts/scoring.html#read_body",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring.unpacked": (
+                "parts/scoring.html#unpacked",
+                "brookside_mlops/endpoints/scoring.py",
             ),
         },
         "brookside_mlops.endpoints.state": {
@@ -855,6 +1083,10 @@ d = {
             ),
             "brookside_mlops.endpoints.state.EndpointState.__init__": (
                 "parts/endpoint_state.html#endpointstate.__init__",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState._write_keys": (
+                "parts/endpoint_state.html#endpointstate._write_keys",
                 "brookside_mlops/endpoints/state.py",
             ),
             "brookside_mlops.endpoints.state.EndpointState.add": (
@@ -881,16 +1113,20 @@ d = {
                 "parts/endpoint_state.html#endpointstate.exists",
                 "brookside_mlops/endpoints/state.py",
             ),
-            "brookside_mlops.endpoints.state.EndpointState.moves": (
-                "parts/endpoint_state.html#endpointstate.moves",
+            "brookside_mlops.endpoints.state.EndpointState.limits": (
+                "parts/endpoint_state.html#endpointstate.limits",
                 "brookside_mlops/endpoints/state.py",
             ),
-            "brookside_mlops.endpoints.state.EndpointState.plan": (
-                "parts/endpoint_state.html#endpointstate.plan",
+            "brookside_mlops.endpoints.state.EndpointState.mirror": (
+                "parts/endpoint_state.html#endpointstate.mirror",
                 "brookside_mlops/endpoints/state.py",
             ),
             "brookside_mlops.endpoints.state.EndpointState.read_keys": (
                 "parts/endpoint_state.html#endpointstate.read_keys",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.EndpointState.regenerate_key": (
+                "parts/endpoint_state.html#endpointstate.regenerate_key",
                 "brookside_mlops/endpoints/state.py",
             ),
             "brookside_mlops.endpoints.state.EndpointState.remove": (
@@ -901,6 +1137,10 @@ d = {
                 "parts/endpoint_state.html#endpointstate.server",
                 "brookside_mlops/endpoints/state.py",
             ),
+            "brookside_mlops.endpoints.state.EndpointState.set_limits": (
+                "parts/endpoint_state.html#endpointstate.set_limits",
+                "brookside_mlops/endpoints/state.py",
+            ),
             "brookside_mlops.endpoints.state.EndpointState.set_server": (
                 "parts/endpoint_state.html#endpointstate.set_server",
                 "brookside_mlops/endpoints/state.py",
@@ -909,8 +1149,176 @@ d = {
                 "parts/endpoint_state.html#endpointstate.weigh",
                 "brookside_mlops/endpoints/state.py",
             ),
+            "brookside_mlops.endpoints.state.Release": (
+                "parts/endpoint_state.html#release",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state._new_key": (
+                "parts/endpoint_state.html#_new_key",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.previous_release": (
+                "parts/endpoint_state.html#previous_release",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.record_release": (
+                "parts/endpoint_state.html#record_release",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.record_rollback": (
+                "parts/endpoint_state.html#record_rollback",
+                "brookside_mlops/endpoints/state.py",
+            ),
+            "brookside_mlops.endpoints.state.releases": (
+                "parts/endpoint_state.html#releases",
+                "brookside_mlops/endpoints/state.py",
+            ),
+        },
+        "brookside_mlops.endpoints.stats": {
+            "brookside_mlops.endpoints.stats.DeploymentStats": (
+                "parts/stats.html#deploymentstats",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.DeploymentStats.add": (
+                "parts/stats.html#deploymentstats.add",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.DeploymentStats.lately": (
+                "parts/stats.html#deploymentstats.lately",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.Second": (
+                "parts/stats.html#second",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.Snapshot": (
+                "parts/stats.html#snapshot",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats._families": (
+                "parts/stats.html#_families",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.bucket": (
+                "parts/stats.html#bucket",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.bucket_seconds": (
+                "parts/stats.html#bucket_seconds",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.metrics_text": (
+                "parts/stats.html#metrics_text",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.quantile": (
+                "parts/stats.html#quantile",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+        },
+        "brookside_mlops.endpoints.supervisor": {
+            "brookside_mlops.endpoints.supervisor.Channel": (
+                "parts/supervisor.html#channel",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.__init__": (
+                "parts/supervisor.html#channel.__init__",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.ask": (
+                "parts/supervisor.html#channel.ask",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.busy_for": (
+                "parts/supervisor.html#channel.busy_for",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.close": (
+                "parts/supervisor.html#channel.close",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.connection_lost": (
+                "parts/supervisor.html#channel.connection_lost",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.connection_made": (
+                "parts/supervisor.html#channel.connection_made",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.data_received": (
+                "parts/supervisor.html#channel.data_received",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Channel.expect": (
+                "parts/supervisor.html#channel.expect",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Life": (
+                "parts/supervisor.html#life",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Life.end": (
+                "parts/supervisor.html#life.end",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Life.memory_mb": (
+                "parts/supervisor.html#life.memory_mb",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.Post": (
+                "parts/supervisor.html#post",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerDown": (
+                "parts/supervisor.html#workerdown",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerDown.__init__": (
+                "parts/supervisor.html#workerdown.__init__",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess": (
+                "parts/supervisor.html#workerprocess",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.__init__": (
+                "parts/supervisor.html#workerprocess.__init__",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess._keep": (
+                "parts/supervisor.html#workerprocess._keep",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess._watch": (
+                "parts/supervisor.html#workerprocess._watch",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.ask": (
+                "parts/supervisor.html#workerprocess.ask",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.ready": (
+                "parts/supervisor.html#workerprocess.ready",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.stop": (
+                "parts/supervisor.html#workerprocess.stop",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.begin_life": (
+                "parts/supervisor.html#begin_life",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
         },
         "brookside_mlops.endpoints.worker": {
+            "brookside_mlops.endpoints.worker.Reply": (
+                "parts/worker.html#reply",
+                "brookside_mlops/endpoints/worker.py",
+            ),
+            "brookside_mlops.endpoints.worker.Reply.pack": (
+                "parts/worker.html#reply.pack",
+                "brookside_mlops/endpoints/worker.py",
+            ),
             "brookside_mlops.endpoints.worker.answer": (
                 "parts/worker.html#answer",
                 "brookside_mlops/endpoints/worker.py",
@@ -921,6 +1329,10 @@ d = {
             ),
             "brookside_mlops.endpoints.worker.serve": (
                 "parts/worker.html#serve",
+                "brookside_mlops/endpoints/worker.py",
+            ),
+            "brookside_mlops.endpoints.worker.summed": (
+                "parts/worker.html#summed",
                 "brookside_mlops/endpoints/worker.py",
             ),
         },
@@ -1469,6 +1881,14 @@ d = {
                 "parts/onnx_export.html#_convert",
                 "brookside_mlops/onnx_export.py",
             ),
+            "brookside_mlops.onnx_export._name_inputs": (
+                "parts/onnx_export.html#_name_inputs",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._numbered": (
+                "parts/onnx_export.html#_numbered",
+                "brookside_mlops/onnx_export.py",
+            ),
             "brookside_mlops.onnx_export._numbers": (
                 "parts/onnx_export.html#_numbers",
                 "brookside_mlops/onnx_export.py",
@@ -1571,6 +1991,16 @@ d = {
                 "parts/payload.html#payloaderror.body",
                 "brookside_mlops/payload.py",
             ),
+            "brookside_mlops.payload._all_fit": ("parts/payload.html#_all_fit", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._check_names": (
+                "parts/payload.html#_check_names",
+                "brookside_mlops/payload.py",
+            ),
+            "brookside_mlops.payload._check_values": (
+                "parts/payload.html#_check_values",
+                "brookside_mlops/payload.py",
+            ),
+            "brookside_mlops.payload._encodes": ("parts/payload.html#_encodes", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._fits": ("parts/payload.html#_fits", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._records": ("parts/payload.html#_records", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._refuse": ("parts/payload.html#_refuse", "brookside_mlops/payload.py"),
@@ -1971,6 +2401,10 @@ d = {
             "brookside_mlops.scratch._advance": ("parts/scratch.html#_advance", "brookside_mlops/scratch.py"),
             "brookside_mlops.scratch._clean": ("parts/scratch.html#_clean", "brookside_mlops/scratch.py"),
             "brookside_mlops.scratch.open_run": ("parts/scratch.html#open_run", "brookside_mlops/scratch.py"),
+            "brookside_mlops.scratch.scratch_bundle": (
+                "parts/scratch.html#scratch_bundle",
+                "brookside_mlops/scratch.py",
+            ),
         },
         "brookside_mlops.settings": {
             "brookside_mlops.settings.Environment": (
