@@ -367,6 +367,10 @@ d = {
                 "parts/contract_inference.html#seen",
                 "brookside_mlops/contract_inference.py",
             ),
+            "brookside_mlops.contract_inference.Seen._look_for_repeats": (
+                "parts/contract_inference.html#seen._look_for_repeats",
+                "brookside_mlops/contract_inference.py",
+            ),
             "brookside_mlops.contract_inference.Seen.add": (
                 "parts/contract_inference.html#seen.add",
                 "brookside_mlops/contract_inference.py",
@@ -381,6 +385,10 @@ d = {
             ),
             "brookside_mlops.contract_inference._gaps": (
                 "parts/contract_inference.html#_gaps",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._look": (
+                "parts/contract_inference.html#_look",
                 "brookside_mlops/contract_inference.py",
             ),
             "brookside_mlops.contract_inference._range": (
@@ -2246,6 +2254,29 @@ d = {
             "brookside_mlops.registry.serving_version": (
                 "parts/registry.html#serving_version",
                 "brookside_mlops/registry.py",
+            ),
+        },
+        "brookside_mlops.repeats": {
+            "brookside_mlops.repeats.Repeats": ("parts/repeats.html#repeats", "brookside_mlops/repeats.py"),
+            "brookside_mlops.repeats.Repeats.__init__": (
+                "parts/repeats.html#repeats.__init__",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.add": (
+                "parts/repeats.html#repeats.add",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.forget": (
+                "parts/repeats.html#repeats.forget",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.found": (
+                "parts/repeats.html#repeats.found",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.hashes_of": (
+                "parts/repeats.html#hashes_of",
+                "brookside_mlops/repeats.py",
             ),
         },
         "brookside_mlops.reporting": {

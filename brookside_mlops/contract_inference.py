@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +22,7 @@ from .contracts import Column, Contract, RowCount
 from .datasets import kinds_of, known_columns, read_batches
 from .errors import InputError
 from .kinds import ARROW_TYPES, Kind
+from .repeats import Repeats, hashes_of
 
 # %% auto #0
 __all__ = ["LEVELS", "Seen", "infer_contract"]
@@ -31,16 +33,16 @@ LEVELS = 50
 
 @dataclass
 class Seen:
-    """What one pass has seen of a column: rows, gaps, extremes, levels (None past 50) and hashes of its values."""
+    """What one pass has seen of a column: rows, gaps, extremes, levels (None past 50), and `repeats` while it may be a key."""
 
     rows: int = 0
     missing: int = 0
     low: Any = None
     high: Any = None
     levels: set[Any] | None = field(default_factory=set)
-    hashes: list[Any] = field(default_factory=list)
+    repeats: Repeats | None = None
 
-    def add(self, values: pa.Array, identify: bool) -> None:
+    def add(self, values: pa.Array, first_row: int) -> None:
         """Add a batch of values."""
         self.rows += len(values)
         self.missing += values.null_count
@@ -53,14 +55,22 @@ class Seen:
         if self.levels is not None:
             self.levels |= set(pc.unique(present).to_pylist())
             self.levels = None if len(self.levels) > LEVELS else self.levels
-        if identify:
-            self.hashes.append(pd.util.hash_array(present.to_numpy(zero_copy_only=False)))
+        if self.repeats:
+            self._look_for_repeats(self.repeats, values, first_row)
 
-    @property
+    def _look_for_repeats(self, repeats: Repeats, values: pa.Array, first_row: int) -> None:
+        """Add the hashes of a batch, or give up on a column with a gap or a repetition in it."""
+        hashes = hashes_of(values.to_pandas().to_frame())
+        if values.null_count or len(np.unique(hashes)) < len(hashes):
+            repeats.forget()
+            self.repeats = None
+        else:
+            repeats.add(hashes, first_row + np.arange(len(hashes)))
+
+    @cached_property
     def unique(self) -> bool:
-        """Say whether every row has a value of its own."""
-        hashes = np.concatenate(self.hashes) if self.hashes else np.array([])
-        return len(hashes) == self.rows and len(np.unique(hashes)) == self.rows
+        """Say whether every row has a value of its own; asked when all batches have been added."""
+        return self.repeats is not None and not self.repeats.found(keep=0)[0]
 
 
 # %% ../nbs/parts/contract_inference.ipynb #8d03c135
@@ -138,18 +148,15 @@ def infer_contract(
     path = Path(path)
     known_columns(path, [target] if target else [])
     found = kinds_of(path, kinds)
-    seen = {column: Seen() for column in found}
-    schema = pa.schema([(column, ARROW_TYPES[kind]) for column, kind in found.items()])
-    for batch in read_batches(path, schema):
-        for column, kind in found.items():
-            seen[column].add(batch.rows[column], identify=kind in ("text", "integer", "category"))
-    if target:
-        _refuse_target(path, target, seen[target])
     columns, notes = {}, {}
-    for column, kind in found.items():
-        columns[column], note = _column(column, kind, seen[column], column == target)
-        if note:
-            notes[column] = note
+    with tempfile.TemporaryDirectory() as folder:
+        seen = _look(path, found, Path(folder))
+        if target:
+            _refuse_target(path, target, seen[target])
+        for column, kind in found.items():
+            columns[column], note = _column(column, kind, seen[column], column == target)
+            if note:
+                notes[column] = note
     dates = [column for column, kind in found.items() if kind == "datetime"]
     if len(dates) == 1 and not seen[dates[0]].missing:
         columns[dates[0]] = columns[dates[0]].model_copy(update={"role": "time"})
@@ -157,6 +164,19 @@ def infer_contract(
     keys = [(column,) for column, rule in columns.items() if rule.role == "key"]
     rows = RowCount(min=max(1, next(iter(seen.values())).rows // 2))
     return Contract(name=name or path.stem, rows=rows, unique=tuple(keys), columns=columns), notes
+
+
+def _look(path: Path, kinds: Mapping[str, Kind], folder: Path) -> dict[str, Seen]:
+    """Return what one pass shows of each column; candidates for keys are spilled to `folder`."""
+    seen = {
+        name: Seen(repeats=Repeats(folder / str(place)) if kind in ("text", "integer", "category") else None)
+        for place, (name, kind) in enumerate(kinds.items())
+    }
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
+    for batch in read_batches(path, schema):
+        for name in kinds:
+            seen[name].add(batch.rows[name], batch.first_row)
+    return seen
 
 
 def _refuse_target(path: Path, target: str, seen: Seen) -> None:

@@ -152,3 +152,34 @@ def test_target_with_gaps_or_one_value_is_refused(tmp_path: Path) -> None:
 def test_text_of_a_contract_reads_back(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(contract_text(CONTRACT, {"idea": "a note\nof two lines"}))
     assert read_contract(tmp_path / "c.yaml") == CONTRACT
+
+
+def test_keys_whose_names_begin_alike_are_checked_apart(tmp_path: Path) -> None:
+    names = [f"customer_relationship_management_system_identifier_of_the_account_{end}" for end in "ab"]
+    frame = pd.DataFrame({name: [f"k{row}" for row in range(50)] for name in names})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    contract = Contract(
+        unique=tuple((name,) for name in names),
+        columns={name: Column(kind="text", role="key") for name in names},
+    )
+    assert broken(tmp_path / "t.csv", contract) == {}
+
+
+def test_rows_without_a_key_do_not_repeat_each_other(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"key": ["a", None, None, "b", "a"], "part": [1, 1, 1, 1, 1]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    columns = {"key": Column(kind="text", role="key", nullable=True), "part": Column(kind="integer")}
+    for key in (("key",), ("key", "part")):
+        report = check_table(tmp_path / "t.csv", Contract(unique=(key,), columns=columns))
+        (rule,) = report.broken()
+        assert (rule.violations, [one.row for one in rule.offences]) == (1, [5])
+
+
+@pytest.mark.parametrize("rows", [70_000, 140_000])
+def test_key_is_found_where_it_repeats_only_across_batches(rows: int, tmp_path: Path) -> None:
+    numbers = np.arange(rows)
+    pd.DataFrame({"user_id": numbers, "again_id": np.where(numbers < rows - 1, numbers, 3)}).to_parquet(
+        tmp_path / "t.parquet"
+    )
+    contract, _ = infer_contract(tmp_path / "t.parquet")
+    assert contract.unique == (("user_id",),) and contract.columns["again_id"].role != "key"
