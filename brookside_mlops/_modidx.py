@@ -619,24 +619,30 @@ d = {
                 "parts/drift.html#featuredrift",
                 "brookside_mlops/drift.py",
             ),
+            "brookside_mlops.drift.FeatureDrift.numbers": (
+                "parts/drift.html#featuredrift.numbers",
+                "brookside_mlops/drift.py",
+            ),
             "brookside_mlops.drift.Thresholds": ("parts/drift.html#thresholds", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift._share_missing": (
-                "parts/drift.html#_share_missing",
-                "brookside_mlops/drift.py",
-            ),
+            "brookside_mlops.drift._adjusted": ("parts/drift.html#_adjusted", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._distances": ("parts/drift.html#_distances", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._gaps": ("parts/drift.html#_gaps", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._measure": ("parts/drift.html#_measure", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.binned": ("parts/drift.html#binned", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.chi_square": ("parts/drift.html#chi_square", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.compare": ("parts/drift.html#compare", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.compare_feature": (
-                "parts/drift.html#compare_feature",
-                "brookside_mlops/drift.py",
-            ),
             "brookside_mlops.drift.compare_tables": (
                 "parts/drift.html#compare_tables",
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.cuts": ("parts/drift.html#cuts", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.hidden_gap": ("parts/drift.html#hidden_gap", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.jensen_shannon": (
                 "parts/drift.html#jensen_shannon",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.judge_feature": (
+                "parts/drift.html#judge_feature",
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.kolmogorov_smirnov": (
@@ -644,6 +650,10 @@ d = {
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.measure_feature": (
+                "parts/drift.html#measure_feature",
+                "brookside_mlops/drift.py",
+            ),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
         },
         "brookside_mlops.endpoints.fleet": {
@@ -1573,6 +1583,28 @@ d = {
             "brookside_mlops.gates._threshold": ("parts/gates.html#_threshold", "brookside_mlops/gates.py"),
             "brookside_mlops.gates.judge": ("parts/gates.html#judge", "brookside_mlops/gates.py"),
         },
+        "brookside_mlops.identifiers": {
+            "brookside_mlops.identifiers._numbers_rows": (
+                "parts/identifiers.html#_numbers_rows",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.counts_rows": (
+                "parts/identifiers.html#counts_rows",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.names_a_key": (
+                "parts/identifiers.html#names_a_key",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.set_aside": (
+                "parts/identifiers.html#set_aside",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.words_of": (
+                "parts/identifiers.html#words_of",
+                "brookside_mlops/identifiers.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
@@ -2166,6 +2198,26 @@ d = {
                 "parts/profiles.html#profile",
                 "brookside_mlops/profiles.py",
             ),
+            "brookside_mlops.profiles._Sample": (
+                "parts/profiles.html#_sample",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.__init__": (
+                "parts/profiles.html#_sample.__init__",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample._drawn": (
+                "parts/profiles.html#_sample._drawn",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.add": (
+                "parts/profiles.html#_sample.add",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.outline": (
+                "parts/profiles.html#_sample.outline",
+                "brookside_mlops/profiles.py",
+            ),
             "brookside_mlops.profiles._added_levels": (
                 "parts/profiles.html#_added_levels",
                 "brookside_mlops/profiles.py",
@@ -2176,6 +2228,10 @@ d = {
             ),
             "brookside_mlops.profiles._lowest_and_highest": (
                 "parts/profiles.html#_lowest_and_highest",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._outline": (
+                "parts/profiles.html#_outline",
                 "brookside_mlops/profiles.py",
             ),
             "brookside_mlops.profiles.column": ("parts/profiles.html#column", "brookside_mlops/profiles.py"),
