@@ -387,6 +387,10 @@ d = {
                 "parts/contract_inference.html#_gaps",
                 "brookside_mlops/contract_inference.py",
             ),
+            "brookside_mlops.contract_inference._identity": (
+                "parts/contract_inference.html#_identity",
+                "brookside_mlops/contract_inference.py",
+            ),
             "brookside_mlops.contract_inference._look": (
                 "parts/contract_inference.html#_look",
                 "brookside_mlops/contract_inference.py",
@@ -405,6 +409,14 @@ d = {
             ),
             "brookside_mlops.contract_inference.infer_contract": (
                 "parts/contract_inference.html#infer_contract",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.is_category": (
+                "parts/contract_inference.html#is_category",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.looks_like": (
+                "parts/contract_inference.html#looks_like",
                 "brookside_mlops/contract_inference.py",
             ),
         },

@@ -14,7 +14,7 @@ __all__ = ["FEWEST", "words_of", "names_a_key", "counts_rows", "set_aside"]
 
 # %% ../nbs/parts/identifiers.ipynb #3824e46f
 _KEY_WORDS = {"id", "ids", "key", "uuid", "guid", "pid", "number", "no", "nr", "num", "order"}
-_ROW_WORDS = {"rownames", "rowname", "rownum", "rownumber", "rowid", "row", "index", "unnamed"}
+_ROWS = re.compile(r"^(row(names?|num|number|id|no|nr)?|index|unnamed\d*)$")
 _JOINED = re.compile(
     r"^(account|case|client|customer|device|employee|invoice|item|member|order|patient|person|policy|product|record|"
     r"session|student|ticket|transaction|user)(id|key|no|nr|num|number)$"
@@ -34,11 +34,8 @@ def names_a_key(name: str) -> bool:
     words = words_of(name)
     if not words:
         return False
-    return bool(
-        words[-1] in _KEY_WORDS
-        or words[0] in {"id", *_ROW_WORDS}
-        or _JOINED.match("".join(words)) is not None
-    )
+    joined = "".join(words)
+    return words[-1] in _KEY_WORDS or words[0] == "id" or bool(_ROWS.match(joined) or _JOINED.match(joined))
 
 
 # %% ../nbs/parts/identifiers.ipynb #1efde8ee

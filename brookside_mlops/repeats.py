@@ -43,7 +43,7 @@ class Repeats:
 
     def found(self, keep: int) -> tuple[int, list[int]]:
         """Return how many rows repeat an earlier one, and the numbers of the first `keep` of them."""
-        count, rows = 0, []
+        count, rows = 0, list[int]()
         for path in self.paths:
             if path.exists():
                 pairs = np.frombuffer(path.read_bytes(), dtype=np.uint64).reshape(-1, 2)
