@@ -2582,6 +2582,10 @@ d = {
                 "brookside_mlops/splits.py",
             ),
             "brookside_mlops.splits._draw": ("parts/splits.html#_draw", "brookside_mlops/splits.py"),
+            "brookside_mlops.splits.refuse_unfit": (
+                "parts/splits.html#refuse_unfit",
+                "brookside_mlops/splits.py",
+            ),
             "brookside_mlops.splits.split_at_random": (
                 "parts/splits.html#split_at_random",
                 "brookside_mlops/splits.py",
@@ -2646,6 +2650,10 @@ d = {
             ),
             "brookside_mlops.stages.engineer.power_picture": (
                 "stages/engineer.html#power_picture",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.split_checks": (
+                "stages/engineer.html#split_checks",
                 "brookside_mlops/stages/engineer.py",
             ),
             "brookside_mlops.stages.engineer.split_table": (

@@ -290,7 +290,7 @@ def test_infinities_among_numbers_are_named_by_row_in_either_format(ending: str,
     frame = pd.DataFrame({"x": [1.5, 2.5, np.inf, 3.5, -np.inf], "y": [1.25, 2, 3, 4, 5]})
     path = tmp_path / f"t.{ending}"
     frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
-    with pytest.raises(InputError, match="'x': row 3 is .*inf.*, not a finite number"):
+    with pytest.raises(InputError, match=r"'x': row 3 is .*inf.*, not a finite number"):
         infer_contract(path)
     contract = Contract(columns={name: Column(kind="number") for name in "xy"})
     (rule,) = check_table(path, contract).broken()
