@@ -97,7 +97,7 @@ d = {
         },
         "brookside_mlops.cli": {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli._check_line": ("parts/cli.html#_check_line", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._check_order": ("parts/cli.html#_check_order", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.approve_command": (
                 "parts/cli.html#approve_command",
@@ -1903,6 +1903,14 @@ d = {
                 "parts/onboarding.html#onboarding",
                 "brookside_mlops/onboarding.py",
             ),
+            "brookside_mlops.onboarding._left_out": (
+                "parts/onboarding.html#_left_out",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding._refuse_unfit": (
+                "parts/onboarding.html#_refuse_unfit",
+                "brookside_mlops/onboarding.py",
+            ),
             "brookside_mlops.onboarding.guess_task": (
                 "parts/onboarding.html#guess_task",
                 "brookside_mlops/onboarding.py",
@@ -1913,6 +1921,10 @@ d = {
             ),
             "brookside_mlops.onboarding.onboard": (
                 "parts/onboarding.html#onboard",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding.refuse_other_target": (
+                "parts/onboarding.html#refuse_other_target",
                 "brookside_mlops/onboarding.py",
             ),
         },

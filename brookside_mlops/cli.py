@@ -114,33 +114,42 @@ def run_command(
     as_json: JsonOption = False,
 ) -> None:
     """Run the stages from raw rows to an endpoint that answers, and promote through the environments named."""
-    from brookside_mlops.onboarding import Onboarding, known_usecases, onboard
+    from brookside_mlops.datasets import table_path
+    from brookside_mlops.onboarding import Onboarding, known_usecases, onboard, refuse_other_target
     from brookside_mlops.parameters import assignments
     from brookside_mlops.pipeline import LINE, stage_parameters
     from brookside_mlops.runs import Run, find_run
+    from brookside_mlops.settings import read_settings
 
     project = Path.cwd()
     if resume:
         _go(find_run(project, resume), approve_as, as_json)
         return
     given: dict[str, Any] = dict(assignments(parameters or []))
-    if data is not None and usecase not in known_usecases(project):
+    names = tuple(name.strip() for name in environment.split(","))
+    _check_order(names)
+    stage_parameters(project, LINE, given)
+    if data is not None:
+        table_path(data)
+    if usecase in known_usecases(project):
+        refuse_other_target(project, usecase, target)
+        if data is not None:
+            given["validate.data"] = str(data.resolve())
+    elif data is not None:
         for line in onboard(project, Onboarding(usecase, data.resolve(), target)):
             typer.echo(line, err=True)
-    elif data is not None:
-        given["validate.data"] = str(data.resolve())
-    names = tuple(name.strip() for name in environment.split(","))
-    _check_line(project, names, usecase)
-    stage_parameters(project, LINE, given)
+    for name in names:
+        read_settings(project, name, usecase)
     _go(Run.create(project, names[0], usecase, given, names[1:]), approve_as, as_json)
 
 
-def _check_line(project: Path, names: tuple[str, ...], usecase: str) -> None:
-    """Raise InputError unless the environments exist, are in order, and their settings are right."""
-    from brookside_mlops.settings import ENVIRONMENTS, read_settings
+def _check_order(names: tuple[str, ...]) -> None:
+    """Raise InputError unless the environments exist and are in order."""
+    from brookside_mlops.settings import ENVIRONMENTS
 
-    for name in names:
-        read_settings(project, name, usecase)
+    unknown = [name for name in names if name not in ENVIRONMENTS]
+    if unknown:
+        raise InputError(f"environment {unknown[0]!r} is not one of {', '.join(ENVIRONMENTS)}")
     places = [ENVIRONMENTS.index(name) for name in names]
     if places != sorted(set(places)):
         raise InputError(

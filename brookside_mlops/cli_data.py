@@ -41,7 +41,10 @@ def drift_command(
         names = {"reference": reference, "current": current}
         given = [f"{name}={path.resolve()}" for name, path in names.items() if path]
         stage_verb(
-            "drift", chosen_run(run, environment, usecase), [*given, "stop_when_critical=true"], as_json
+            "drift",
+            chosen_run(run, environment, usecase, having="train.parquet"),
+            [*given, "stop_when_critical=true"],
+            as_json,
         )
         return
     if current is None:
