@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-import brookside_mlops.load as load
+from brookside_mlops import load
 from brookside_mlops.connections import Pool, Reply
 from brookside_mlops.target import Target
 

@@ -194,6 +194,10 @@ d = {
                 "parts/bundle.html#bundlecolumn",
                 "brookside_mlops/bundle.py",
             ),
+            "brookside_mlops.bundle.BundleColumn.input_name": (
+                "parts/bundle.html#bundlecolumn.input_name",
+                "brookside_mlops/bundle.py",
+            ),
             "brookside_mlops.bundle.BundleInfo": (
                 "parts/bundle.html#bundleinfo",
                 "brookside_mlops/bundle.py",
@@ -723,6 +727,10 @@ d = {
                 "parts/contract_inference.html#seen",
                 "brookside_mlops/contract_inference.py",
             ),
+            "brookside_mlops.contract_inference.Seen._look_for_repeats": (
+                "parts/contract_inference.html#seen._look_for_repeats",
+                "brookside_mlops/contract_inference.py",
+            ),
             "brookside_mlops.contract_inference.Seen.add": (
                 "parts/contract_inference.html#seen.add",
                 "brookside_mlops/contract_inference.py",
@@ -739,6 +747,14 @@ d = {
                 "parts/contract_inference.html#_gaps",
                 "brookside_mlops/contract_inference.py",
             ),
+            "brookside_mlops.contract_inference._identity": (
+                "parts/contract_inference.html#_identity",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._look": (
+                "parts/contract_inference.html#_look",
+                "brookside_mlops/contract_inference.py",
+            ),
             "brookside_mlops.contract_inference._range": (
                 "parts/contract_inference.html#_range",
                 "brookside_mlops/contract_inference.py",
@@ -753,6 +769,14 @@ d = {
             ),
             "brookside_mlops.contract_inference.infer_contract": (
                 "parts/contract_inference.html#infer_contract",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.is_category": (
+                "parts/contract_inference.html#is_category",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.looks_like": (
+                "parts/contract_inference.html#looks_like",
                 "brookside_mlops/contract_inference.py",
             ),
         },
@@ -967,24 +991,30 @@ d = {
                 "parts/drift.html#featuredrift",
                 "brookside_mlops/drift.py",
             ),
+            "brookside_mlops.drift.FeatureDrift.numbers": (
+                "parts/drift.html#featuredrift.numbers",
+                "brookside_mlops/drift.py",
+            ),
             "brookside_mlops.drift.Thresholds": ("parts/drift.html#thresholds", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift._share_missing": (
-                "parts/drift.html#_share_missing",
-                "brookside_mlops/drift.py",
-            ),
+            "brookside_mlops.drift._adjusted": ("parts/drift.html#_adjusted", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._distances": ("parts/drift.html#_distances", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._gaps": ("parts/drift.html#_gaps", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._measure": ("parts/drift.html#_measure", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.binned": ("parts/drift.html#binned", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.chi_square": ("parts/drift.html#chi_square", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.compare": ("parts/drift.html#compare", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.compare_feature": (
-                "parts/drift.html#compare_feature",
-                "brookside_mlops/drift.py",
-            ),
             "brookside_mlops.drift.compare_tables": (
                 "parts/drift.html#compare_tables",
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.cuts": ("parts/drift.html#cuts", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.hidden_gap": ("parts/drift.html#hidden_gap", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.jensen_shannon": (
                 "parts/drift.html#jensen_shannon",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.judge_feature": (
+                "parts/drift.html#judge_feature",
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.kolmogorov_smirnov": (
@@ -992,6 +1022,10 @@ d = {
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.measure_feature": (
+                "parts/drift.html#measure_feature",
+                "brookside_mlops/drift.py",
+            ),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
         },
         "brookside_mlops.endpoints.care": {
@@ -2002,6 +2036,28 @@ d = {
             "brookside_mlops.holds.hold": ("parts/holds.html#hold", "brookside_mlops/holds.py"),
             "brookside_mlops.holds.holder": ("parts/holds.html#holder", "brookside_mlops/holds.py"),
         },
+        "brookside_mlops.identifiers": {
+            "brookside_mlops.identifiers._numbers_rows": (
+                "parts/identifiers.html#_numbers_rows",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.counts_rows": (
+                "parts/identifiers.html#counts_rows",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.names_a_key": (
+                "parts/identifiers.html#names_a_key",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.set_aside": (
+                "parts/identifiers.html#set_aside",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.words_of": (
+                "parts/identifiers.html#words_of",
+                "brookside_mlops/identifiers.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
@@ -2315,6 +2371,14 @@ d = {
                 "parts/onboarding.html#onboarding",
                 "brookside_mlops/onboarding.py",
             ),
+            "brookside_mlops.onboarding._left_out": (
+                "parts/onboarding.html#_left_out",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding._refuse_unfit": (
+                "parts/onboarding.html#_refuse_unfit",
+                "brookside_mlops/onboarding.py",
+            ),
             "brookside_mlops.onboarding.guess_task": (
                 "parts/onboarding.html#guess_task",
                 "brookside_mlops/onboarding.py",
@@ -2325,6 +2389,10 @@ d = {
             ),
             "brookside_mlops.onboarding.onboard": (
                 "parts/onboarding.html#onboard",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding.refuse_other_target": (
+                "parts/onboarding.html#refuse_other_target",
                 "brookside_mlops/onboarding.py",
             ),
         },
@@ -2343,6 +2411,14 @@ d = {
             ),
             "brookside_mlops.onnx_export._convert": (
                 "parts/onnx_export.html#_convert",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._name_inputs": (
+                "parts/onnx_export.html#_name_inputs",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._numbered": (
+                "parts/onnx_export.html#_numbered",
                 "brookside_mlops/onnx_export.py",
             ),
             "brookside_mlops.onnx_export._numbers": (
@@ -2621,6 +2697,26 @@ d = {
                 "parts/profiles.html#profile",
                 "brookside_mlops/profiles.py",
             ),
+            "brookside_mlops.profiles._Sample": (
+                "parts/profiles.html#_sample",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.__init__": (
+                "parts/profiles.html#_sample.__init__",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample._drawn": (
+                "parts/profiles.html#_sample._drawn",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.add": (
+                "parts/profiles.html#_sample.add",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.outline": (
+                "parts/profiles.html#_sample.outline",
+                "brookside_mlops/profiles.py",
+            ),
             "brookside_mlops.profiles._added_levels": (
                 "parts/profiles.html#_added_levels",
                 "brookside_mlops/profiles.py",
@@ -2631,6 +2727,10 @@ d = {
             ),
             "brookside_mlops.profiles._lowest_and_highest": (
                 "parts/profiles.html#_lowest_and_highest",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._outline": (
+                "parts/profiles.html#_outline",
                 "brookside_mlops/profiles.py",
             ),
             "brookside_mlops.profiles.column": ("parts/profiles.html#column", "brookside_mlops/profiles.py"),
@@ -2762,6 +2862,29 @@ d = {
             "brookside_mlops.releases.previous_release": (
                 "parts/releases.html#previous_release",
                 "brookside_mlops/releases.py",
+            ),
+        },
+        "brookside_mlops.repeats": {
+            "brookside_mlops.repeats.Repeats": ("parts/repeats.html#repeats", "brookside_mlops/repeats.py"),
+            "brookside_mlops.repeats.Repeats.__init__": (
+                "parts/repeats.html#repeats.__init__",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.add": (
+                "parts/repeats.html#repeats.add",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.forget": (
+                "parts/repeats.html#repeats.forget",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.found": (
+                "parts/repeats.html#repeats.found",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.hashes_of": (
+                "parts/repeats.html#hashes_of",
+                "brookside_mlops/repeats.py",
             ),
         },
         "brookside_mlops.replay": {
@@ -3531,6 +3654,10 @@ d = {
                 "brookside_mlops/splits.py",
             ),
             "brookside_mlops.splits._draw": ("parts/splits.html#_draw", "brookside_mlops/splits.py"),
+            "brookside_mlops.splits.refuse_unfit": (
+                "parts/splits.html#refuse_unfit",
+                "brookside_mlops/splits.py",
+            ),
             "brookside_mlops.splits.split_at_random": (
                 "parts/splits.html#split_at_random",
                 "brookside_mlops/splits.py",
@@ -3613,6 +3740,10 @@ d = {
             ),
             "brookside_mlops.stages.engineer.power_picture": (
                 "stages/engineer.html#power_picture",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.split_checks": (
+                "stages/engineer.html#split_checks",
                 "brookside_mlops/stages/engineer.py",
             ),
             "brookside_mlops.stages.engineer.split_table": (

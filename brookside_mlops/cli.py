@@ -121,7 +121,8 @@ def run_command(
     as_json: JsonOption = False,
 ) -> None:
     """Run the stages from raw rows to an endpoint that answers, and promote through the environments named."""
-    from brookside_mlops.onboarding import Onboarding, known_usecases, onboard
+    from brookside_mlops.datasets import table_path
+    from brookside_mlops.onboarding import Onboarding, known_usecases, onboard, refuse_other_target
     from brookside_mlops.parameters import assignments
     from brookside_mlops.pipeline import LINE, need_tables, stage_parameters
     from brookside_mlops.runs import Run
@@ -137,12 +138,15 @@ def run_command(
     given: dict[str, Any] = dict(assignments(parameters or []))
     for stage, values in stage_parameters(project, LINE, given).items():
         need_tables(project, stage, values)
-    if data is not None and usecase not in known_usecases(project):
+    if data is not None:
+        table_path(data)
+    if usecase in known_usecases(project):
+        refuse_other_target(project, usecase, target)
+        if data is not None:
+            given["validate.data"] = str(data.resolve())
+    elif data is not None:
         for line in onboard(project, Onboarding(usecase, data.resolve(), target)):
             typer.echo(line, err=True)
-    elif data is not None:
-        given["validate.data"] = str(data.resolve())
-        need_tables(project, "validate", {"data": given["validate.data"]})
     for name in names:
         read_settings(project, name, usecase)
     _go(Run.create(project, names[0], usecase, given, names[1:]), approve_as, as_json)
