@@ -111,7 +111,7 @@ StateOption = Annotated[
 
 # %% ../nbs/parts/cli_options.ipynb #5335def9
 def chosen_run(run: str | None, environment: str = "", usecase: str = "", having: str = "") -> Run:
-    """Return the run of an id, or where none is given the newest of an environment and use case that has the artifact `having`, if one is named."""
+    """Return the run of an id, else the newest of an environment and use case, that has the artifact `having` if one is named."""
     from brookside_mlops.runs import find_run, list_runs
 
     if run is not None:
