@@ -287,6 +287,16 @@ d = {
                 "brookside_mlops/cli_endpoint.py",
             ),
         },
+        "brookside_mlops.cli_notify": {
+            "brookside_mlops.cli_notify._test_message": (
+                "parts/cli_notify.html#_test_message",
+                "brookside_mlops/cli_notify.py",
+            ),
+            "brookside_mlops.cli_notify.notify_command": (
+                "parts/cli_notify.html#notify_command",
+                "brookside_mlops/cli_notify.py",
+            ),
+        },
         "brookside_mlops.cli_options": {
             "brookside_mlops.cli_options.Group": (
                 "parts/cli_options.html#group",
@@ -2128,6 +2138,60 @@ d = {
                 "brookside_mlops/modelling.py",
             ),
         },
+        "brookside_mlops.notifications": {
+            "brookside_mlops.notifications.Channel": (
+                "parts/notifications.html#channel",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.Delivery": (
+                "parts/notifications.html#delivery",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.Message": (
+                "parts/notifications.html#message",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._deliver": (
+                "parts/notifications.html#_deliver",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._host": (
+                "parts/notifications.html#_host",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._schemes": (
+                "parts/notifications.html#_schemes",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._send": (
+                "parts/notifications.html#_send",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._try": (
+                "parts/notifications.html#_try",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.channels": (
+                "parts/notifications.html#channels",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.configured": (
+                "parts/notifications.html#configured",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.main": (
+                "parts/notifications.html#main",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.notify": (
+                "parts/notifications.html#notify",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.safe_name": (
+                "parts/notifications.html#safe_name",
+                "brookside_mlops/notifications.py",
+            ),
+        },
         "brookside_mlops.onboarding": {
             "brookside_mlops.onboarding.Onboarding": (
                 "parts/onboarding.html#onboarding",
@@ -2509,6 +2573,10 @@ d = {
                 "parts/registry.html#check_version",
                 "brookside_mlops/registry.py",
             ),
+            "brookside_mlops.registry.fetch_bundle": (
+                "parts/registry.html#fetch_bundle",
+                "brookside_mlops/registry.py",
+            ),
             "brookside_mlops.registry.mark_serving": (
                 "parts/registry.html#mark_serving",
                 "brookside_mlops/registry.py",
@@ -2677,6 +2745,32 @@ d = {
             ),
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
         },
+        "brookside_mlops.rollback_run": {
+            "brookside_mlops.rollback_run.Return": (
+                "parts/rollback_run.html#return",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.bundle_back": (
+                "parts/rollback_run.html#bundle_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.plan_back": (
+                "parts/rollback_run.html#plan_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.release_back": (
+                "parts/rollback_run.html#release_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.roll_back": (
+                "parts/rollback_run.html#roll_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.stop_rollout": (
+                "parts/rollback_run.html#stop_rollout",
+                "brookside_mlops/rollback_run.py",
+            ),
+        },
         "brookside_mlops.rollout": {
             "brookside_mlops.rollout.Context": ("parts/rollout.html#context", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.Context.deployments": (
@@ -2739,6 +2833,10 @@ d = {
                 "parts/rollout_driver.html#rule",
                 "brookside_mlops/rollout_driver.py",
             ),
+            "brookside_mlops.rollout_driver.target_of": (
+                "parts/rollout_driver.html#target_of",
+                "brookside_mlops/rollout_driver.py",
+            ),
         },
         "brookside_mlops.rollout_plan": {
             "brookside_mlops.rollout_plan.Plan": (
@@ -2796,6 +2894,52 @@ d = {
             "brookside_mlops.rollout_plan.way_back": (
                 "parts/rollout_plan.html#way_back",
                 "brookside_mlops/rollout_plan.py",
+            ),
+        },
+        "brookside_mlops.rollout_run": {
+            "brookside_mlops.rollout_run.RolloutWaits": (
+                "parts/rollout_run.html#rolloutwaits",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.context_of": (
+                "parts/rollout_run.html#context_of",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.continue_rollout": (
+                "parts/rollout_run.html#continue_rollout",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.deploy_run": (
+                "parts/rollout_run.html#deploy_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.detach": (
+                "parts/rollout_run.html#detach",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.endpoint_of": (
+                "parts/rollout_run.html#endpoint_of",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.main": (
+                "parts/rollout_run.html#main",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.outcome": (
+                "parts/rollout_run.html#outcome",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.replaying": (
+                "parts/rollout_run.html#replaying",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.target_of_run": (
+                "parts/rollout_run.html#target_of_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.write_end": (
+                "parts/rollout_run.html#write_end",
+                "brookside_mlops/rollout_run.py",
             ),
         },
         "brookside_mlops.rollout_settings": {
@@ -3138,8 +3282,16 @@ d = {
                 "stages/deploy.html#deploy",
                 "brookside_mlops/stages/deploy.py",
             ),
-            "brookside_mlops.stages.deploy.release_of": (
-                "stages/deploy.html#release_of",
+            "brookside_mlops.stages.deploy.evidence_picture": (
+                "stages/deploy.html#evidence_picture",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.moves_text": (
+                "stages/deploy.html#moves_text",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.rollout_checks": (
+                "stages/deploy.html#rollout_checks",
                 "brookside_mlops/stages/deploy.py",
             ),
             "brookside_mlops.stages.deploy.splits_picture": (
@@ -3250,6 +3402,14 @@ d = {
         "brookside_mlops.stages.rollback": {
             "brookside_mlops.stages.rollback.RollbackResult": (
                 "stages/rollback.html#rollbackresult",
+                "brookside_mlops/stages/rollback.py",
+            ),
+            "brookside_mlops.stages.rollback._answered": (
+                "stages/rollback.html#_answered",
+                "brookside_mlops/stages/rollback.py",
+            ),
+            "brookside_mlops.stages.rollback.probes": (
+                "stages/rollback.html#probes",
                 "brookside_mlops/stages/rollback.py",
             ),
             "brookside_mlops.stages.rollback.rollback": (

@@ -12,6 +12,7 @@ import typer
 
 from .cli_data import contract_app, drift_command
 from .cli_endpoint import endpoint_app
+from .cli_notify import notify_command
 from brookside_mlops.cli_options import (
     ApproveOption,
     EnvironmentOption,
@@ -244,6 +245,7 @@ def approve_command(
 
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
+app.command("notify")(notify_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(runs_app, name="runs")
