@@ -1830,6 +1830,64 @@ d = {
                 "brookside_mlops/golden.py",
             ),
         },
+        "brookside_mlops.incidents": {
+            "brookside_mlops.incidents.GitHub": (
+                "parts/incidents.html#github",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.Incident": (
+                "parts/incidents.html#incident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.NotTold": (
+                "parts/incidents.html#nottold",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.OpenedIncident": (
+                "parts/incidents.html#openedincident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._Passing": (
+                "parts/incidents.html#_passing",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._free": ("parts/incidents.html#_free", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._is_api": (
+                "parts/incidents.html#_is_api",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._line": ("parts/incidents.html#_line", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._message": (
+                "parts/incidents.html#_message",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._post": ("parts/incidents.html#_post", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._shown": (
+                "parts/incidents.html#_shown",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._written": (
+                "parts/incidents.html#_written",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.github": (
+                "parts/incidents.html#github",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.incident_text": (
+                "parts/incidents.html#incident_text",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.logs": ("parts/incidents.html#logs", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents.open_incident": (
+                "parts/incidents.html#open_incident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.open_issue": (
+                "parts/incidents.html#open_issue",
+                "brookside_mlops/incidents.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
