@@ -230,6 +230,11 @@ d = {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._check_line": ("parts/cli.html#_check_line", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._run_of_endpoint": (
+                "parts/cli.html#_run_of_endpoint",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli._show_plan": ("parts/cli.html#_show_plan", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.approve_command": (
                 "parts/cli.html#approve_command",
                 "brookside_mlops/cli.py",
@@ -250,6 +255,24 @@ d = {
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.stage_command": ("parts/cli.html#stage_command", "brookside_mlops/cli.py"),
+        },
+        "brookside_mlops.cli_care": {
+            "brookside_mlops.cli_care.endpoint_keys": (
+                "parts/cli_care.html#endpoint_keys",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_logs": (
+                "parts/cli_care.html#endpoint_logs",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_mirror": (
+                "parts/cli_care.html#endpoint_mirror",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_prune": (
+                "parts/cli_care.html#endpoint_prune",
+                "brookside_mlops/cli_care.py",
+            ),
         },
         "brookside_mlops.cli_data": {
             "brookside_mlops.cli_data._drift_of_tables": (
@@ -303,6 +326,48 @@ d = {
             "brookside_mlops.cli_options.stage_verb": (
                 "parts/cli_options.html#stage_verb",
                 "brookside_mlops/cli_options.py",
+            ),
+        },
+        "brookside_mlops.cli_rollout": {
+            "brookside_mlops.cli_rollout._record": (
+                "parts/cli_rollout.html#_record",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._row": (
+                "parts/cli_rollout.html#_row",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._take_over": (
+                "parts/cli_rollout.html#_take_over",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._wish": (
+                "parts/cli_rollout.html#_wish",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_abort": (
+                "parts/cli_rollout.html#rollout_abort",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_lines": (
+                "parts/cli_rollout.html#rollout_lines",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_pause": (
+                "parts/cli_rollout.html#rollout_pause",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_promote": (
+                "parts/cli_rollout.html#rollout_promote",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_resume": (
+                "parts/cli_rollout.html#rollout_resume",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_show": (
+                "parts/cli_rollout.html#rollout_show",
+                "brookside_mlops/cli_rollout.py",
             ),
         },
         "brookside_mlops.cli_runs": {
@@ -866,6 +931,12 @@ d = {
             ),
             "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
+        },
+        "brookside_mlops.endpoints.care": {
+            "brookside_mlops.endpoints.care.prune": (
+                "parts/care.html#prune",
+                "brookside_mlops/endpoints/care.py",
+            )
         },
         "brookside_mlops.endpoints.fleet": {
             "brookside_mlops.endpoints.fleet.Fleet": (
@@ -1566,6 +1637,11 @@ d = {
                 "parts/errors.html#inputerror",
                 "brookside_mlops/errors.py",
             ),
+            "brookside_mlops.errors.RolloutWaits": (
+                "parts/errors.html#rolloutwaits",
+                "brookside_mlops/errors.py",
+            ),
+            "brookside_mlops.errors.Waits": ("parts/errors.html#waits", "brookside_mlops/errors.py"),
         },
         "brookside_mlops.evaluation_plots": {
             "brookside_mlops.evaluation_plots._one_class": (
@@ -2509,6 +2585,10 @@ d = {
                 "parts/registry.html#check_version",
                 "brookside_mlops/registry.py",
             ),
+            "brookside_mlops.registry.fetch_bundle": (
+                "parts/registry.html#fetch_bundle",
+                "brookside_mlops/registry.py",
+            ),
             "brookside_mlops.registry.mark_serving": (
                 "parts/registry.html#mark_serving",
                 "brookside_mlops/registry.py",
@@ -2677,6 +2757,32 @@ d = {
             ),
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
         },
+        "brookside_mlops.rollback_run": {
+            "brookside_mlops.rollback_run.Return": (
+                "parts/rollback_run.html#return",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.bundle_back": (
+                "parts/rollback_run.html#bundle_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.plan_back": (
+                "parts/rollback_run.html#plan_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.release_back": (
+                "parts/rollback_run.html#release_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.roll_back": (
+                "parts/rollback_run.html#roll_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.stop_rollout": (
+                "parts/rollback_run.html#stop_rollout",
+                "brookside_mlops/rollback_run.py",
+            ),
+        },
         "brookside_mlops.rollout": {
             "brookside_mlops.rollout.Context": ("parts/rollout.html#context", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.Context.deployments": (
@@ -2693,7 +2799,6 @@ d = {
                 "parts/rollout.html#record.weight",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout._nothing": ("parts/rollout.html#_nothing", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.abort": ("parts/rollout.html#abort", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.act": ("parts/rollout.html#act", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.approve": ("parts/rollout.html#approve", "brookside_mlops/rollout.py"),
@@ -2701,12 +2806,22 @@ d = {
             "brookside_mlops.rollout.create": ("parts/rollout.html#create", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.finish": ("parts/rollout.html#finish", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.going": ("parts/rollout.html#going", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.home": ("parts/rollout.html#home", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.read_back": (
+                "parts/rollout.html#read_back",
+                "brookside_mlops/rollout.py",
+            ),
             "brookside_mlops.rollout.restore": ("parts/rollout.html#restore", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.shift": ("parts/rollout.html#shift", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.smoke": ("parts/rollout.html#smoke", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.told": ("parts/rollout.html#told", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.unheard": ("parts/rollout.html#unheard", "brookside_mlops/rollout.py"),
         },
         "brookside_mlops.rollout_driver": {
+            "brookside_mlops.rollout_driver._at_rest": (
+                "parts/rollout_driver.html#_at_rest",
+                "brookside_mlops/rollout_driver.py",
+            ),
             "brookside_mlops.rollout_driver._write": (
                 "parts/rollout_driver.html#_write",
                 "brookside_mlops/rollout_driver.py",
@@ -2719,12 +2834,20 @@ d = {
                 "parts/rollout_driver.html#drive",
                 "brookside_mlops/rollout_driver.py",
             ),
+            "brookside_mlops.rollout_driver.first_record": (
+                "parts/rollout_driver.html#first_record",
+                "brookside_mlops/rollout_driver.py",
+            ),
             "brookside_mlops.rollout_driver.found": (
                 "parts/rollout_driver.html#found",
                 "brookside_mlops/rollout_driver.py",
             ),
             "brookside_mlops.rollout_driver.go_on": (
                 "parts/rollout_driver.html#go_on",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.letting_go": (
+                "parts/rollout_driver.html#letting_go",
                 "brookside_mlops/rollout_driver.py",
             ),
             "brookside_mlops.rollout_driver.obey": (
@@ -2738,6 +2861,24 @@ d = {
             "brookside_mlops.rollout_driver.rule": (
                 "parts/rollout_driver.html#rule",
                 "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.target_of": (
+                "parts/rollout_driver.html#target_of",
+                "brookside_mlops/rollout_driver.py",
+            ),
+        },
+        "brookside_mlops.rollout_interrupt": {
+            "brookside_mlops.rollout_interrupt.ask_terminal": (
+                "parts/rollout_interrupt.html#ask_terminal",
+                "brookside_mlops/rollout_interrupt.py",
+            ),
+            "brookside_mlops.rollout_interrupt.asking": (
+                "parts/rollout_interrupt.html#asking",
+                "brookside_mlops/rollout_interrupt.py",
+            ),
+            "brookside_mlops.rollout_interrupt.wish_of": (
+                "parts/rollout_interrupt.html#wish_of",
+                "brookside_mlops/rollout_interrupt.py",
             ),
         },
         "brookside_mlops.rollout_plan": {
@@ -2781,6 +2922,10 @@ d = {
                 "parts/rollout_plan.html#plan_of",
                 "brookside_mlops/rollout_plan.py",
             ),
+            "brookside_mlops.rollout_plan.same_version": (
+                "parts/rollout_plan.html#same_version",
+                "brookside_mlops/rollout_plan.py",
+            ),
             "brookside_mlops.rollout_plan.serving": (
                 "parts/rollout_plan.html#serving",
                 "brookside_mlops/rollout_plan.py",
@@ -2796,6 +2941,56 @@ d = {
             "brookside_mlops.rollout_plan.way_back": (
                 "parts/rollout_plan.html#way_back",
                 "brookside_mlops/rollout_plan.py",
+            ),
+        },
+        "brookside_mlops.rollout_run": {
+            "brookside_mlops.rollout_run.context_of": (
+                "parts/rollout_run.html#context_of",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.continue_rollout": (
+                "parts/rollout_run.html#continue_rollout",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.deploy_run": (
+                "parts/rollout_run.html#deploy_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.detach": (
+                "parts/rollout_run.html#detach",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.endpoint_of": (
+                "parts/rollout_run.html#endpoint_of",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.main": (
+                "parts/rollout_run.html#main",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.outcome": (
+                "parts/rollout_run.html#outcome",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.plan_view": (
+                "parts/rollout_run.html#plan_view",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.replaying": (
+                "parts/rollout_run.html#replaying",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.run_of_endpoint": (
+                "parts/rollout_run.html#run_of_endpoint",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.target_of_run": (
+                "parts/rollout_run.html#target_of_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.write_end": (
+                "parts/rollout_run.html#write_end",
+                "brookside_mlops/rollout_run.py",
             ),
         },
         "brookside_mlops.rollout_settings": {
@@ -2881,6 +3076,10 @@ d = {
                 "parts/rollout_store.html#row",
                 "brookside_mlops/rollout_store.py",
             ),
+            "brookside_mlops.rollout_store._lost": (
+                "parts/rollout_store.html#_lost",
+                "brookside_mlops/rollout_store.py",
+            ),
             "brookside_mlops.rollout_store._refuse_if_held": (
                 "parts/rollout_store.html#_refuse_if_held",
                 "brookside_mlops/rollout_store.py",
@@ -2900,6 +3099,20 @@ d = {
             "brookside_mlops.rollout_store.this_holder": (
                 "parts/rollout_store.html#this_holder",
                 "brookside_mlops/rollout_store.py",
+            ),
+        },
+        "brookside_mlops.rollout_watch": {
+            "brookside_mlops.rollout_watch.watch_rollout": (
+                "parts/rollout_watch.html#watch_rollout",
+                "brookside_mlops/rollout_watch.py",
+            ),
+            "brookside_mlops.rollout_watch.watch_table": (
+                "parts/rollout_watch.html#watch_table",
+                "brookside_mlops/rollout_watch.py",
+            ),
+            "brookside_mlops.rollout_watch.watching": (
+                "parts/rollout_watch.html#watching",
+                "brookside_mlops/rollout_watch.py",
             ),
         },
         "brookside_mlops.run_diff": {
@@ -3138,8 +3351,16 @@ d = {
                 "stages/deploy.html#deploy",
                 "brookside_mlops/stages/deploy.py",
             ),
-            "brookside_mlops.stages.deploy.release_of": (
-                "stages/deploy.html#release_of",
+            "brookside_mlops.stages.deploy.evidence_picture": (
+                "stages/deploy.html#evidence_picture",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.moves_text": (
+                "stages/deploy.html#moves_text",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.rollout_checks": (
+                "stages/deploy.html#rollout_checks",
                 "brookside_mlops/stages/deploy.py",
             ),
             "brookside_mlops.stages.deploy.splits_picture": (
@@ -3250,6 +3471,14 @@ d = {
         "brookside_mlops.stages.rollback": {
             "brookside_mlops.stages.rollback.RollbackResult": (
                 "stages/rollback.html#rollbackresult",
+                "brookside_mlops/stages/rollback.py",
+            ),
+            "brookside_mlops.stages.rollback._answered": (
+                "stages/rollback.html#_answered",
+                "brookside_mlops/stages/rollback.py",
+            ),
+            "brookside_mlops.stages.rollback.probes": (
+                "stages/rollback.html#probes",
                 "brookside_mlops/stages/rollback.py",
             ),
             "brookside_mlops.stages.rollback.rollback": (
