@@ -194,6 +194,10 @@ d = {
                 "parts/bundle.html#bundlecolumn",
                 "brookside_mlops/bundle.py",
             ),
+            "brookside_mlops.bundle.BundleColumn.input_name": (
+                "parts/bundle.html#bundlecolumn.input_name",
+                "brookside_mlops/bundle.py",
+            ),
             "brookside_mlops.bundle.BundleInfo": (
                 "parts/bundle.html#bundleinfo",
                 "brookside_mlops/bundle.py",
@@ -228,18 +232,26 @@ d = {
         },
         "brookside_mlops.cli": {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli._check_line": ("parts/cli.html#_check_line", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._refuse_with_resume": (
+                "parts/cli.html#_refuse_with_resume",
+                "brookside_mlops/cli.py",
+            ),
             "brookside_mlops.cli._run_of_endpoint": (
                 "parts/cli.html#_run_of_endpoint",
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli._show_plan": ("parts/cli.html#_show_plan", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._smoke_url": ("parts/cli.html#_smoke_url", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.approve_command": (
                 "parts/cli.html#approve_command",
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.deploy_command": ("parts/cli.html#deploy_command", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.environments_of": (
+                "parts/cli.html#environments_of",
+                "brookside_mlops/cli.py",
+            ),
             "brookside_mlops.cli.main": ("parts/cli.html#main", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.promote_command": (
                 "parts/cli.html#promote_command",
@@ -255,6 +267,24 @@ d = {
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.stage_command": ("parts/cli.html#stage_command", "brookside_mlops/cli.py"),
+        },
+        "brookside_mlops.cli_audit": {
+            "brookside_mlops.cli_audit._existing": (
+                "parts/cli_audit.html#_existing",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_export": (
+                "parts/cli_audit.html#audit_export",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_list": (
+                "parts/cli_audit.html#audit_list",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_verify": (
+                "parts/cli_audit.html#audit_verify",
+                "brookside_mlops/cli_audit.py",
+            ),
         },
         "brookside_mlops.cli_care": {
             "brookside_mlops.cli_care.endpoint_keys": (
@@ -309,6 +339,22 @@ d = {
                 "parts/cli_endpoint.html#endpoint_traffic",
                 "brookside_mlops/cli_endpoint.py",
             ),
+            "brookside_mlops.cli_endpoint.found_endpoints": (
+                "parts/cli_endpoint.html#found_endpoints",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.state_folders_of": (
+                "parts/cli_endpoint.html#state_folders_of",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.state_of": (
+                "parts/cli_endpoint.html#state_of",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.tell": (
+                "parts/cli_endpoint.html#tell",
+                "brookside_mlops/cli_endpoint.py",
+            ),
         },
         "brookside_mlops.cli_options": {
             "brookside_mlops.cli_options.Group": (
@@ -319,8 +365,28 @@ d = {
                 "parts/cli_options.html#group.invoke",
                 "brookside_mlops/cli_options.py",
             ),
+            "brookside_mlops.cli_options.Group.parse_args": (
+                "parts/cli_options.html#group.parse_args",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options._json_error": (
+                "parts/cli_options.html#_json_error",
+                "brookside_mlops/cli_options.py",
+            ),
             "brookside_mlops.cli_options.chosen_run": (
                 "parts/cli_options.html#chosen_run",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.expected": (
+                "parts/cli_options.html#expected",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.resumable": (
+                "parts/cli_options.html#resumable",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.stage_values": (
+                "parts/cli_options.html#stage_values",
                 "brookside_mlops/cli_options.py",
             ),
             "brookside_mlops.cli_options.stage_verb": (
@@ -661,6 +727,10 @@ d = {
                 "parts/contract_inference.html#seen",
                 "brookside_mlops/contract_inference.py",
             ),
+            "brookside_mlops.contract_inference.Seen._look_for_repeats": (
+                "parts/contract_inference.html#seen._look_for_repeats",
+                "brookside_mlops/contract_inference.py",
+            ),
             "brookside_mlops.contract_inference.Seen.add": (
                 "parts/contract_inference.html#seen.add",
                 "brookside_mlops/contract_inference.py",
@@ -677,6 +747,14 @@ d = {
                 "parts/contract_inference.html#_gaps",
                 "brookside_mlops/contract_inference.py",
             ),
+            "brookside_mlops.contract_inference._identity": (
+                "parts/contract_inference.html#_identity",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._look": (
+                "parts/contract_inference.html#_look",
+                "brookside_mlops/contract_inference.py",
+            ),
             "brookside_mlops.contract_inference._range": (
                 "parts/contract_inference.html#_range",
                 "brookside_mlops/contract_inference.py",
@@ -691,6 +769,14 @@ d = {
             ),
             "brookside_mlops.contract_inference.infer_contract": (
                 "parts/contract_inference.html#infer_contract",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.is_category": (
+                "parts/contract_inference.html#is_category",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.looks_like": (
+                "parts/contract_inference.html#looks_like",
                 "brookside_mlops/contract_inference.py",
             ),
         },
@@ -905,24 +991,30 @@ d = {
                 "parts/drift.html#featuredrift",
                 "brookside_mlops/drift.py",
             ),
+            "brookside_mlops.drift.FeatureDrift.numbers": (
+                "parts/drift.html#featuredrift.numbers",
+                "brookside_mlops/drift.py",
+            ),
             "brookside_mlops.drift.Thresholds": ("parts/drift.html#thresholds", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift._share_missing": (
-                "parts/drift.html#_share_missing",
-                "brookside_mlops/drift.py",
-            ),
+            "brookside_mlops.drift._adjusted": ("parts/drift.html#_adjusted", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._distances": ("parts/drift.html#_distances", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._gaps": ("parts/drift.html#_gaps", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._measure": ("parts/drift.html#_measure", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.binned": ("parts/drift.html#binned", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.chi_square": ("parts/drift.html#chi_square", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.compare": ("parts/drift.html#compare", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.compare_feature": (
-                "parts/drift.html#compare_feature",
-                "brookside_mlops/drift.py",
-            ),
             "brookside_mlops.drift.compare_tables": (
                 "parts/drift.html#compare_tables",
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.cuts": ("parts/drift.html#cuts", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.hidden_gap": ("parts/drift.html#hidden_gap", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.jensen_shannon": (
                 "parts/drift.html#jensen_shannon",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.judge_feature": (
+                "parts/drift.html#judge_feature",
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.kolmogorov_smirnov": (
@@ -930,6 +1022,10 @@ d = {
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.measure_feature": (
+                "parts/drift.html#measure_feature",
+                "brookside_mlops/drift.py",
+            ),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
         },
         "brookside_mlops.endpoints.care": {
@@ -1637,6 +1733,14 @@ d = {
                 "parts/errors.html#inputerror",
                 "brookside_mlops/errors.py",
             ),
+            "brookside_mlops.errors.Interrupted": (
+                "parts/errors.html#interrupted",
+                "brookside_mlops/errors.py",
+            ),
+            "brookside_mlops.errors.MachineError": (
+                "parts/errors.html#machineerror",
+                "brookside_mlops/errors.py",
+            ),
             "brookside_mlops.errors.RolloutWaits": (
                 "parts/errors.html#rolloutwaits",
                 "brookside_mlops/errors.py",
@@ -1876,6 +1980,36 @@ d = {
             "brookside_mlops.files.write_json": ("parts/files.html#write_json", "brookside_mlops/files.py"),
             "brookside_mlops.files.write_text": ("parts/files.html#write_text", "brookside_mlops/files.py"),
         },
+        "brookside_mlops.fingerprints": {
+            "brookside_mlops.fingerprints._source_digest": (
+                "parts/fingerprints.html#_source_digest",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.code_of": (
+                "parts/fingerprints.html#code_of",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.fingerprint": (
+                "parts/fingerprints.html#fingerprint",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.imported": (
+                "parts/fingerprints.html#imported",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.intact": (
+                "parts/fingerprints.html#intact",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.settings_read": (
+                "parts/fingerprints.html#settings_read",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.stage_notebook": (
+                "parts/fingerprints.html#stage_notebook",
+                "brookside_mlops/fingerprints.py",
+            ),
+        },
         "brookside_mlops.gates": {
             "brookside_mlops.gates._baseline": ("parts/gates.html#_baseline", "brookside_mlops/gates.py"),
             "brookside_mlops.gates._threshold": ("parts/gates.html#_threshold", "brookside_mlops/gates.py"),
@@ -1894,6 +2028,34 @@ d = {
             "brookside_mlops.golden.signature_of_table": (
                 "parts/golden.html#signature_of_table",
                 "brookside_mlops/golden.py",
+            ),
+        },
+        "brookside_mlops.holds": {
+            "brookside_mlops.holds._lock": ("parts/holds.html#_lock", "brookside_mlops/holds.py"),
+            "brookside_mlops.holds._said": ("parts/holds.html#_said", "brookside_mlops/holds.py"),
+            "brookside_mlops.holds.hold": ("parts/holds.html#hold", "brookside_mlops/holds.py"),
+            "brookside_mlops.holds.holder": ("parts/holds.html#holder", "brookside_mlops/holds.py"),
+        },
+        "brookside_mlops.identifiers": {
+            "brookside_mlops.identifiers._numbers_rows": (
+                "parts/identifiers.html#_numbers_rows",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.counts_rows": (
+                "parts/identifiers.html#counts_rows",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.names_a_key": (
+                "parts/identifiers.html#names_a_key",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.set_aside": (
+                "parts/identifiers.html#set_aside",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.words_of": (
+                "parts/identifiers.html#words_of",
+                "brookside_mlops/identifiers.py",
             ),
         },
         "brookside_mlops.kernels": {
@@ -2209,6 +2371,14 @@ d = {
                 "parts/onboarding.html#onboarding",
                 "brookside_mlops/onboarding.py",
             ),
+            "brookside_mlops.onboarding._left_out": (
+                "parts/onboarding.html#_left_out",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding._refuse_unfit": (
+                "parts/onboarding.html#_refuse_unfit",
+                "brookside_mlops/onboarding.py",
+            ),
             "brookside_mlops.onboarding.guess_task": (
                 "parts/onboarding.html#guess_task",
                 "brookside_mlops/onboarding.py",
@@ -2219,6 +2389,10 @@ d = {
             ),
             "brookside_mlops.onboarding.onboard": (
                 "parts/onboarding.html#onboard",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding.refuse_other_target": (
+                "parts/onboarding.html#refuse_other_target",
                 "brookside_mlops/onboarding.py",
             ),
         },
@@ -2237,6 +2411,14 @@ d = {
             ),
             "brookside_mlops.onnx_export._convert": (
                 "parts/onnx_export.html#_convert",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._name_inputs": (
+                "parts/onnx_export.html#_name_inputs",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._numbered": (
+                "parts/onnx_export.html#_numbered",
                 "brookside_mlops/onnx_export.py",
             ),
             "brookside_mlops.onnx_export._numbers": (
@@ -2363,37 +2545,48 @@ d = {
         },
         "brookside_mlops.pipeline": {
             "brookside_mlops.pipeline.Event": ("parts/pipeline.html#event", "brookside_mlops/pipeline.py"),
+            "brookside_mlops.pipeline._advance": (
+                "parts/pipeline.html#_advance",
+                "brookside_mlops/pipeline.py",
+            ),
             "brookside_mlops.pipeline._current": (
                 "parts/pipeline.html#_current",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline._execute": (
+                "parts/pipeline.html#_execute",
                 "brookside_mlops/pipeline.py",
             ),
             "brookside_mlops.pipeline._go_back": (
                 "parts/pipeline.html#_go_back",
                 "brookside_mlops/pipeline.py",
             ),
+            "brookside_mlops.pipeline._registered": (
+                "parts/pipeline.html#_registered",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline._run_stage": (
+                "parts/pipeline.html#_run_stage",
+                "brookside_mlops/pipeline.py",
+            ),
             "brookside_mlops.pipeline._set": ("parts/pipeline.html#_set", "brookside_mlops/pipeline.py"),
-            "brookside_mlops.pipeline._source_digest": (
-                "parts/pipeline.html#_source_digest",
+            "brookside_mlops.pipeline._superseded": (
+                "parts/pipeline.html#_superseded",
                 "brookside_mlops/pipeline.py",
             ),
             "brookside_mlops.pipeline._wake": ("parts/pipeline.html#_wake", "brookside_mlops/pipeline.py"),
+            "brookside_mlops.pipeline._withdraw": (
+                "parts/pipeline.html#_withdraw",
+                "brookside_mlops/pipeline.py",
+            ),
             "brookside_mlops.pipeline.advance": (
                 "parts/pipeline.html#advance",
                 "brookside_mlops/pipeline.py",
             ),
-            "brookside_mlops.pipeline.code_of": (
-                "parts/pipeline.html#code_of",
+            "brookside_mlops.pipeline.need_tables": (
+                "parts/pipeline.html#need_tables",
                 "brookside_mlops/pipeline.py",
             ),
-            "brookside_mlops.pipeline.fingerprint": (
-                "parts/pipeline.html#fingerprint",
-                "brookside_mlops/pipeline.py",
-            ),
-            "brookside_mlops.pipeline.imported": (
-                "parts/pipeline.html#imported",
-                "brookside_mlops/pipeline.py",
-            ),
-            "brookside_mlops.pipeline.intact": ("parts/pipeline.html#intact", "brookside_mlops/pipeline.py"),
             "brookside_mlops.pipeline.promote": (
                 "parts/pipeline.html#promote",
                 "brookside_mlops/pipeline.py",
@@ -2404,10 +2597,6 @@ d = {
             ),
             "brookside_mlops.pipeline.run_stage": (
                 "parts/pipeline.html#run_stage",
-                "brookside_mlops/pipeline.py",
-            ),
-            "brookside_mlops.pipeline.stage_notebook": (
-                "parts/pipeline.html#stage_notebook",
                 "brookside_mlops/pipeline.py",
             ),
             "brookside_mlops.pipeline.stage_parameters": (
@@ -2508,6 +2697,26 @@ d = {
                 "parts/profiles.html#profile",
                 "brookside_mlops/profiles.py",
             ),
+            "brookside_mlops.profiles._Sample": (
+                "parts/profiles.html#_sample",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.__init__": (
+                "parts/profiles.html#_sample.__init__",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample._drawn": (
+                "parts/profiles.html#_sample._drawn",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.add": (
+                "parts/profiles.html#_sample.add",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.outline": (
+                "parts/profiles.html#_sample.outline",
+                "brookside_mlops/profiles.py",
+            ),
             "brookside_mlops.profiles._added_levels": (
                 "parts/profiles.html#_added_levels",
                 "brookside_mlops/profiles.py",
@@ -2518,6 +2727,10 @@ d = {
             ),
             "brookside_mlops.profiles._lowest_and_highest": (
                 "parts/profiles.html#_lowest_and_highest",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._outline": (
+                "parts/profiles.html#_outline",
                 "brookside_mlops/profiles.py",
             ),
             "brookside_mlops.profiles.column": ("parts/profiles.html#column", "brookside_mlops/profiles.py"),
@@ -2560,6 +2773,13 @@ d = {
             ),
             "brookside_mlops.promotion.carry": ("parts/promotion.html#carry", "brookside_mlops/promotion.py"),
         },
+        "brookside_mlops.readiness": {
+            "brookside_mlops.readiness.fault": ("parts/readiness.html#fault", "brookside_mlops/readiness.py"),
+            "brookside_mlops.readiness.need_ready": (
+                "parts/readiness.html#need_ready",
+                "brookside_mlops/readiness.py",
+            ),
+        },
         "brookside_mlops.registry": {
             "brookside_mlops.registry.RegisterResult": (
                 "parts/registry.html#registerresult",
@@ -2575,6 +2795,10 @@ d = {
             ),
             "brookside_mlops.registry._signature": (
                 "parts/registry.html#_signature",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry._training_run": (
+                "parts/registry.html#_training_run",
                 "brookside_mlops/registry.py",
             ),
             "brookside_mlops.registry.baseline_bundle": (
@@ -2638,6 +2862,29 @@ d = {
             "brookside_mlops.releases.previous_release": (
                 "parts/releases.html#previous_release",
                 "brookside_mlops/releases.py",
+            ),
+        },
+        "brookside_mlops.repeats": {
+            "brookside_mlops.repeats.Repeats": ("parts/repeats.html#repeats", "brookside_mlops/repeats.py"),
+            "brookside_mlops.repeats.Repeats.__init__": (
+                "parts/repeats.html#repeats.__init__",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.add": (
+                "parts/repeats.html#repeats.add",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.forget": (
+                "parts/repeats.html#repeats.forget",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.found": (
+                "parts/repeats.html#repeats.found",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.hashes_of": (
+                "parts/repeats.html#hashes_of",
+                "brookside_mlops/repeats.py",
             ),
         },
         "brookside_mlops.replay": {
@@ -2716,8 +2963,28 @@ d = {
                 "parts/reporting.html#reporter._skip",
                 "brookside_mlops/reporting.py",
             ),
+            "brookside_mlops.reporting.Reporter._superseded": (
+                "parts/reporting.html#reporter._superseded",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter.stop": (
+                "parts/reporting.html#reporter.stop",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting._short": (
+                "parts/reporting.html#_short",
+                "brookside_mlops/reporting.py",
+            ),
             "brookside_mlops.reporting.headline": (
                 "parts/reporting.html#headline",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.outcome": (
+                "parts/reporting.html#outcome",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.progress_of": (
+                "parts/reporting.html#progress_of",
                 "brookside_mlops/reporting.py",
             ),
             "brookside_mlops.reporting.show_end": (
@@ -2726,6 +2993,10 @@ d = {
             ),
             "brookside_mlops.reporting.show_json": (
                 "parts/reporting.html#show_json",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.state_of": (
+                "parts/reporting.html#state_of",
                 "brookside_mlops/reporting.py",
             ),
             "brookside_mlops.reporting.summary": (
@@ -3122,6 +3393,7 @@ d = {
                 "brookside_mlops/run_diff.py",
             ),
             "brookside_mlops.run_diff.facts": ("parts/run_diff.html#facts", "brookside_mlops/run_diff.py"),
+            "brookside_mlops.run_diff.window": ("parts/run_diff.html#window", "brookside_mlops/run_diff.py"),
         },
         "brookside_mlops.runs": {
             "brookside_mlops.runs.Approval": ("parts/runs.html#approval", "brookside_mlops/runs.py"),
@@ -3153,10 +3425,14 @@ d = {
             "brookside_mlops.runs.Run.path": ("parts/runs.html#run.path", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.project": ("parts/runs.html#run.project", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.read": ("parts/runs.html#run.read", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs.Run.refresh": ("parts/runs.html#run.refresh", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.settings": ("parts/runs.html#run.settings", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.usecase": ("parts/runs.html#run.usecase", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.RunRecord": ("parts/runs.html#runrecord", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.StageRecord": ("parts/runs.html#stagerecord", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs._outdate": ("parts/runs.html#_outdate", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs._read_runs": ("parts/runs.html#_read_runs", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs.damaged_runs": ("parts/runs.html#damaged_runs", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.find_run": ("parts/runs.html#find_run", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.git_revision": ("parts/runs.html#git_revision", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.list_runs": ("parts/runs.html#list_runs", "brookside_mlops/runs.py"),
@@ -3229,9 +3505,35 @@ d = {
                 "brookside_mlops/service_level.py",
             ),
         },
+        "brookside_mlops.serving": {
+            "brookside_mlops.serving.Version": ("parts/serving.html#version", "brookside_mlops/serving.py"),
+            "brookside_mlops.serving.run_of": ("parts/serving.html#run_of", "brookside_mlops/serving.py"),
+            "brookside_mlops.serving.serves": ("parts/serving.html#serves", "brookside_mlops/serving.py"),
+            "brookside_mlops.serving.serving": ("parts/serving.html#serving", "brookside_mlops/serving.py"),
+            "brookside_mlops.serving.successor": (
+                "parts/serving.html#successor",
+                "brookside_mlops/serving.py",
+            ),
+            "brookside_mlops.serving.version_in": (
+                "parts/serving.html#version_in",
+                "brookside_mlops/serving.py",
+            ),
+        },
         "brookside_mlops.settings": {
             "brookside_mlops.settings.Environment": (
                 "parts/settings.html#environment",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.Environment._known_placeholders": (
+                "parts/settings.html#environment._known_placeholders",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.Environment._rising": (
+                "parts/settings.html#environment._rising",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.Environment._warned_first": (
+                "parts/settings.html#environment._warned_first",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Environment.endpoint_name": (
@@ -3255,8 +3557,36 @@ d = {
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Gates": ("parts/settings.html#gates", "brookside_mlops/settings.py"),
+            "brookside_mlops.settings.Written": (
+                "parts/settings.html#written",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.Written.place": (
+                "parts/settings.html#written.place",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._checked": (
+                "parts/settings.html#_checked",
+                "brookside_mlops/settings.py",
+            ),
             "brookside_mlops.settings._complaints": (
                 "parts/settings.html#_complaints",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._endpoint_fault": (
+                "parts/settings.html#_endpoint_fault",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._environment": (
+                "parts/settings.html#_environment",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._folder": (
+                "parts/settings.html#_folder",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._others": (
+                "parts/settings.html#_others",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings._parse": ("parts/settings.html#_parse", "brookside_mlops/settings.py"),
@@ -3272,16 +3602,32 @@ d = {
                 "parts/settings.html#add_usecase",
                 "brookside_mlops/settings.py",
             ),
+            "brookside_mlops.settings.check_endpoints": (
+                "parts/settings.html#check_endpoints",
+                "brookside_mlops/settings.py",
+            ),
             "brookside_mlops.settings.project_file": (
                 "parts/settings.html#project_file",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.project_of": (
+                "parts/settings.html#project_of",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.read_settings": (
                 "parts/settings.html#read_settings",
                 "brookside_mlops/settings.py",
             ),
+            "brookside_mlops.settings.runs_folder": (
+                "parts/settings.html#runs_folder",
+                "brookside_mlops/settings.py",
+            ),
             "brookside_mlops.settings.settings_file": (
                 "parts/settings.html#settings_file",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.state_folders": (
+                "parts/settings.html#state_folders",
                 "brookside_mlops/settings.py",
             ),
         },
@@ -3329,6 +3675,10 @@ d = {
                 "brookside_mlops/splits.py",
             ),
             "brookside_mlops.splits._draw": ("parts/splits.html#_draw", "brookside_mlops/splits.py"),
+            "brookside_mlops.splits.refuse_unfit": (
+                "parts/splits.html#refuse_unfit",
+                "brookside_mlops/splits.py",
+            ),
             "brookside_mlops.splits.split_at_random": (
                 "parts/splits.html#split_at_random",
                 "brookside_mlops/splits.py",
@@ -3340,6 +3690,16 @@ d = {
             "brookside_mlops.splits.split_rows": (
                 "parts/splits.html#split_rows",
                 "brookside_mlops/splits.py",
+            ),
+        },
+        "brookside_mlops.stage_inputs": {
+            "brookside_mlops.stage_inputs.Inputs": (
+                "parts/stage_inputs.html#inputs",
+                "brookside_mlops/stage_inputs.py",
+            ),
+            "brookside_mlops.stage_inputs.readers": (
+                "parts/stage_inputs.html#readers",
+                "brookside_mlops/stage_inputs.py",
             ),
         },
         "brookside_mlops.stages.deploy": {
@@ -3401,6 +3761,10 @@ d = {
             ),
             "brookside_mlops.stages.engineer.power_picture": (
                 "stages/engineer.html#power_picture",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.split_checks": (
+                "stages/engineer.html#split_checks",
                 "brookside_mlops/stages/engineer.py",
             ),
             "brookside_mlops.stages.engineer.split_table": (

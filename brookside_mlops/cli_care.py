@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from .cli_endpoint import endpoint_app
-from .cli_options import STATE, JsonOption, StateOption
+from .cli_endpoint import endpoint_app, state_of
+from .cli_options import JsonOption, StateOption
 from .errors import InputError
 
 _all_ = ["endpoint_app"]
@@ -24,20 +24,21 @@ __all__ = ["endpoint_keys", "endpoint_mirror", "endpoint_prune", "endpoint_logs"
 def endpoint_keys(
     name: str,
     regenerate: Annotated[str, typer.Option(help="primary or secondary")] = "",
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
     """Say where the keys of an endpoint are, or make one of them anew; the other one stays valid."""
     from brookside_mlops.audit import audit_log
     from brookside_mlops.endpoints.local import LocalEndpoint
 
-    endpoint = LocalEndpoint(state_folder, name)
+    state = state_of(state_folder, name)
+    endpoint = LocalEndpoint(state, name)
     info = endpoint.show()
     if regenerate:
         kinds: dict[str, Literal["primary", "secondary"]] = {"primary": "primary", "secondary": "secondary"}
         if regenerate not in kinds:
             raise InputError(f"--regenerate {regenerate}: primary or secondary would be right")
         endpoint.regenerate_key(kinds[regenerate])
-        audit_log(state_folder).append("key", name, {"regenerated": regenerate})
+        audit_log(state).append("key", name, {"regenerated": regenerate})
         typer.echo(f"the {regenerate} key of {name} is new")
     typer.echo(f"{info.key_file}: the primary key in its first line, the secondary in its second")
 
@@ -47,14 +48,15 @@ def endpoint_keys(
 def endpoint_mirror(
     name: str,
     split: Annotated[str, typer.Option("--set", help="e.g. green=10; empty ends it")] = "",
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
     """Send a deployment copies of a share of the live requests, 0 to 50 %; its answers are compared and thrown away."""
     from brookside_mlops.audit import audit_log
     from brookside_mlops.endpoints.local import LocalEndpoint
     from brookside_mlops.parameters import assignments
 
-    endpoint = LocalEndpoint(state_folder, name)
+    state = state_of(state_folder, name)
+    endpoint = LocalEndpoint(state, name)
     endpoint.show()
     words = assignments([split] if split else [])
     wrong = [f"{one}={value}" for one, value in words.items() if not value.isascii() or not value.isdigit()]
@@ -62,7 +64,7 @@ def endpoint_mirror(
         raise InputError(f"--set {', '.join(wrong)}: a share is a whole number from 0 to 50")
     endpoint.start()
     endpoint.set_mirror({one: int(value) for one, value in words.items()})
-    audit_log(state_folder).append("traffic", name, {"mirror": words})
+    audit_log(state).append("traffic", name, {"mirror": words})
     typer.echo(f"{name}: mirror traffic {split or 'off'}")
 
 
@@ -72,16 +74,17 @@ def endpoint_prune(
     name: str,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the end of keep_hours.")] = False,
     as_json: JsonOption = False,
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
     """Delete deployments without traffic that a blue-green rollout kept, once their time is over."""
     from brookside_mlops.endpoints.care import prune
     from brookside_mlops.endpoints.local import LocalEndpoint
     from brookside_mlops.reporting import show_json
 
-    endpoint = LocalEndpoint(state_folder, name)
+    state = state_of(state_folder, name)
+    endpoint = LocalEndpoint(state, name)
     endpoint.show()
-    gone, left = prune(endpoint, state_folder, now)
+    gone, left = prune(endpoint, state, now)
     if as_json:
         show_json({"deleted": gone, "kept": left})
         return
@@ -97,12 +100,12 @@ def endpoint_prune(
 def endpoint_logs(
     name: str,
     lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 50,
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
     """Show the last lines of the server's log."""
     from brookside_mlops.endpoints.local import LocalEndpoint
 
-    endpoint = LocalEndpoint(state_folder, name)
+    endpoint = LocalEndpoint(state_of(state_folder, name), name)
     endpoint.show()
     for line in endpoint.logs(lines):
         typer.echo(line)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_options import STATE, Group, JsonOption, StateOption
+from .cli_endpoint import state_of
+from .cli_options import Group, JsonOption, StateOption
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ __all__ = [
 
 
 # %% ../nbs/parts/cli_rollout.ipynb #40a771ad
-def _row(state_folder: Path, name: str) -> Row:
+def _row(state_folder: Path | None, name: str) -> Row:
     """Return the newest rollout of an endpoint. InputError where there was none."""
     from brookside_mlops.rollout_store import RolloutStore
 
-    found = RolloutStore(state_folder).last(name)
+    found = RolloutStore(state_of(state_folder, name)).last(name)
     if found is None:
         raise InputError(
             f"endpoint {name!r} has no rollout: brookside-mlops endpoint list shows the endpoints"
@@ -76,7 +77,7 @@ def rollout_show(
     name: str,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends or waits.")] = False,
     as_json: JsonOption = False,
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
     """Show the newest rollout of an endpoint: its step, its evidence and what happened."""
     row = _row(state_folder, name)
@@ -89,14 +90,14 @@ def rollout_show(
     if watch:
         from brookside_mlops.rollout_watch import watch_rollout
 
-        watch_rollout(state_folder, name)
+        watch_rollout(state_of(state_folder, name), name)
         return
     for line in rollout_lines(_record(row), row.holder.text() if row.holder else ""):
         typer.echo(line)
 
 
 # %% ../nbs/parts/cli_rollout.ipynb #e6cb0d61
-def _wish(state_folder: Path, name: str, wish: Wish, as_json: bool) -> None:
+def _wish(state_folder: Path | None, name: str, wish: Wish, as_json: bool) -> None:
     """Ask the driver of a rollout for something, or take the rollout over and do it."""
     import getpass
     import time
@@ -110,7 +111,7 @@ def _wish(state_folder: Path, name: str, wish: Wish, as_json: bool) -> None:
     if row.holder and alive(row.holder, row.renewed, time.time()):
         if wish == "resume":
             raise InputError(f"endpoint {name}: the rollout is under way, held by {row.holder.text()}")
-        RolloutStore(state_folder).ask(name, wish, by)
+        RolloutStore(state_of(state_folder, name)).ask(name, wish, by)
         typer.echo(f"{name}: asked {row.holder.text()} to {wish}")
         return
     _take_over(row, wish, by, as_json)
@@ -148,19 +149,19 @@ def _take_over(row: Row, wish: Wish, by: str, as_json: bool) -> None:
 
 
 @rollout_app.command("pause")
-def rollout_pause(name: str, as_json: JsonOption = False, state_folder: StateOption = STATE) -> None:
+def rollout_pause(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Stop at the present split, until somebody resumes, promotes or aborts."""
     _wish(state_folder, name, "pause", as_json)
 
 
 @rollout_app.command("resume")
-def rollout_resume(name: str, as_json: JsonOption = False, state_folder: StateOption = STATE) -> None:
+def rollout_resume(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Go on with a rollout that was paused, held or killed."""
     _wish(state_folder, name, "resume", as_json)
 
 
 @rollout_app.command("abort")
-def rollout_abort(name: str, as_json: JsonOption = False, state_folder: StateOption = STATE) -> None:
+def rollout_abort(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Give the traffic back as it was and remove the new deployment."""
     _wish(state_folder, name, "abort", as_json)
 
@@ -170,7 +171,7 @@ def rollout_promote(
     name: str,
     now: Annotated[bool, typer.Option("--now", help="Without further bakes; must be said.")] = False,
     as_json: JsonOption = False,
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
     """Send all traffic to the new deployment now."""
     if not now:

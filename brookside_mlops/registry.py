@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from .errors import InputError
 from .results import StageResult
 from .runs import Run
 from .settings import Environment
-from .tracking import tracking_client
+from .tracking import start_run, tracking_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,14 +59,15 @@ class Registration:
 
 # %% ../nbs/parts/registry.ipynb #8978ee5b
 def _signature(info: BundleInfo) -> Any:
-    """Return the MLflow signature of a bundle: one tensor per raw column."""
+    """Return the MLflow signature of a bundle: one tensor per raw column, under the name of its input."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     words, numbers = np.dtype(np.str_), np.dtype(np.float32)
     inputs: list[Any] = [
-        TensorSpec(words if one.kind == "category" else numbers, (-1, 1), one.name) for one in info.columns
+        TensorSpec(words if one.kind == "category" else numbers, (-1, 1), one.input_name)
+        for one in info.columns
     ]
     outputs: dict[str, list[Any]] = {
         "classification": [
@@ -103,6 +104,18 @@ def _log_model(client: MlflowClient, registration: Registration, info: BundleInf
     return f"{artifacts}/model"
 
 
+def _training_run(client: MlflowClient, run: Run, mlflow_run: str) -> str:
+    """Return the MLflow run of a training; a new one, with the lineage of the old, where its database is lost."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_run(mlflow_run).info.run_id)
+    except MlflowException:
+        fresh = start_run(client, run)
+        client.set_terminated(fresh)
+        return fresh
+
+
 def register_version(run: Run, registration: Registration) -> int:
     """Register the bundle of a run as a new version, alias `challenger`, and return its number."""
     from mlflow.exceptions import MlflowException
@@ -118,12 +131,12 @@ def register_version(run: Run, registration: Registration) -> int:
     for known in client.search_model_versions(f"name = '{name}'"):
         if known.tags.get("run") == run.id and known.tags.get("sha256") == info.sha256:
             return int(known.version)
+    mlflow_run = _training_run(client, run, registration.mlflow_run)
+    registration = replace(registration, mlflow_run=mlflow_run)
     source = _log_model(client, registration, info)
     tags = {"run": run.id, "sha256": info.sha256, "data_sha256": run.record.data_sha256}
     tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in registration.metrics.items()}
-    made = client.create_model_version(
-        name, source, registration.mlflow_run, tags=tags, description=registration.card
-    )
+    made = client.create_model_version(name, source, mlflow_run, tags=tags, description=registration.card)
     client.set_registered_model_alias(name, "challenger", str(made.version))
     return int(made.version)
 

@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from .endpoints.local import EndpointError, LocalEndpoint
-from .endpoints.protocol import PIN, Answer
+from .endpoints.protocol import PIN, REPLAYED, Answer
 from .errors import InputError
 
 # %% auto #0
@@ -144,7 +144,7 @@ class Target:
     def headers(self, deployment: str = "", key: str | None = None) -> dict[str, str]:
         """Return the headers of a request."""
         pin = deployment or self.deployment
-        found = {"Authorization": f"Bearer {self.key if key is None else key}"}
+        found = {REPLAYED: "1", "Authorization": f"Bearer {self.key if key is None else key}"}
         return found | {"Content-Type": "application/json"} | ({PIN: pin} if pin else {})
 
     @cached_property

@@ -22,10 +22,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from brookside_mlops.audit import AuditLog, looks_secret
+from brookside_mlops.audit import AuditLog, audit_log, looks_secret
 from brookside_mlops.audit_chain import EVENTS, FIRST, Head, verify_rows
+from brookside_mlops.cli import app
 from brookside_mlops.errors import InputError
+from brookside_mlops.runs import Run
 
 TRIGGERS = ("audit_update", "audit_delete", "audit_insert")
 COLUMNS = ("number", "time", "event", "subject", "actor", "details", "previous", "hash")
@@ -394,6 +397,23 @@ def test_any_other_order_and_any_subset_of_rows_is_found(order: list[int], kept:
     assert verify_rows(gaps, head).intact == (kept == 6)
 
 
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("update audit set hash = 'none' where number = 6", "row 6 has no hash to go on from"),
+        ("update audit set number = 9223372036854775807 where number = 6", "too large"),
+    ],
+)
+def test_event_after_a_broken_end_is_refused_with_its_reason(
+    tmp_path: Path, statement: str, said: str
+) -> None:
+    log = filled(tmp_path / "audit.db")
+    tamper(log, statement)
+    with pytest.raises(InputError, match=said):
+        log.append("run", "r", {})
+    assert len(stored(log)) == 6
+
+
 # Many at once, and the end of a process
 
 WRITER = """
@@ -520,6 +540,66 @@ def test_stale_journal_of_a_deleted_database_is_not_replayed(tmp_path: Path) -> 
     log.path.with_name("audit.db-wal").write_bytes(wal)
     assert log.append("run", "new", {}).number == 1
     assert [row.subject for row in log.rows()] == ["new"]
+
+
+# Who writes to it
+
+
+def call(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["audit", *words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_approval_of_a_run_is_in_the_trail(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    run = Run.create(project, "prod", "viability")
+    result = CliRunner().invoke(app, ["approve", run.id, "--as", " Grace "])
+    assert result.exit_code == 0
+    (row,) = audit_log(run.settings.state).rows(run.id)
+    assert row.event == "approval"
+    assert row.details == {"by": "Grace", "how": "approve", "environment": "prod"}
+    code, output = call("list", "--subject", run.id, "--json")
+    assert code == 0 and json.loads(output) == [row.model_dump()]
+
+
+def test_approval_that_cannot_be_recorded_does_not_count(project: Path) -> None:
+    run = Run.create(project, "prod", "viability")
+    log = audit_log(run.settings.state)
+    log.path.parent.mkdir(parents=True)
+    log.path.write_text("not a database" * 100)
+    with pytest.raises(InputError, match="not a database"):
+        run.approve("Grace", "approve")
+    assert Run(run.folder).record.approval is None
+
+
+def test_verbs_list_verify_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("list") == (0, "no event yet\n")
+    assert call("verify")[0] == 2 and call("export")[0] == 2
+    log = filled(Path("elsewhere/audit.db"))
+    there = ("--state-folder", "elsewhere")
+    assert call("verify")[0] == 2
+    code, output = call("list", *there)
+    assert code == 0 and len(output.splitlines()) == 6 and '{"step":5}' in output.splitlines()[-1]
+    code, output = call("verify", *there)
+    assert code == 0 and "6 rows, intact" in output and stored(log)[-1][-1] in output
+    assert json.loads(call("verify", "--json", *there)[1]) == {"rows": 6, "intact": True, "faults": []}
+    assert call("export", "--json", "--output", "copy.json", *there)[0] == 0
+    assert call("export", "--output", "copy.json", *there)[0] == 2
+    copy = json.loads(Path("copy.json").read_text())
+    assert copy == json.loads(call("export", *there)[1])
+    assert [row["hash"] for row in copy] == [hash_by_hand(row) for row in copy]
+
+
+def test_verify_names_the_row_and_exits_with_1(tmp_path: Path) -> None:
+    log = filled(tmp_path / "audit.db")
+    tamper(log, "update audit set subject = 'cost-dev' where number = 4")
+    code, output = call("verify", "--state-folder", str(tmp_path))
+    assert code == 1 and output.startswith("row 4 was changed")
+    code, output = call("verify", "--json", "--state-folder", str(tmp_path))
+    assert code == 1 and json.loads(output)["faults"][0].startswith("row 4 was changed")
 
 
 def test_actor_without_a_name_is_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

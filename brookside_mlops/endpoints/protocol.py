@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "PIN",
     "REQUEST_ID",
+    "REPLAYED",
     "Deployment",
     "Limits",
     "EndpointInfo",
@@ -28,6 +29,7 @@ __all__ = [
 # %% ../../nbs/parts/protocol.ipynb #a9f76bc5
 PIN = "azureml-model-deployment"
 REQUEST_ID = "x-ms-request-id"
+REPLAYED = "x-brookside-replayed"  # on requests of ours: they are no callers, so nothing of them is sampled
 
 
 class Deployment(BaseModel):
