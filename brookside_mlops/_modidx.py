@@ -3199,6 +3199,11 @@ d = {
             "brookside_mlops.rollout.create": ("parts/rollout.html#create", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.finish": ("parts/rollout.html#finish", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.going": ("parts/rollout.html#going", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.home": ("parts/rollout.html#home", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.read_back": (
+                "parts/rollout.html#read_back",
+                "brookside_mlops/rollout.py",
+            ),
             "brookside_mlops.rollout.restore": ("parts/rollout.html#restore", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.shift": ("parts/rollout.html#shift", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.smoke": ("parts/rollout.html#smoke", "brookside_mlops/rollout.py"),
@@ -3206,6 +3211,10 @@ d = {
             "brookside_mlops.rollout.unheard": ("parts/rollout.html#unheard", "brookside_mlops/rollout.py"),
         },
         "brookside_mlops.rollout_driver": {
+            "brookside_mlops.rollout_driver._at_rest": (
+                "parts/rollout_driver.html#_at_rest",
+                "brookside_mlops/rollout_driver.py",
+            ),
             "brookside_mlops.rollout_driver._write": (
                 "parts/rollout_driver.html#_write",
                 "brookside_mlops/rollout_driver.py",
@@ -3218,12 +3227,20 @@ d = {
                 "parts/rollout_driver.html#drive",
                 "brookside_mlops/rollout_driver.py",
             ),
+            "brookside_mlops.rollout_driver.first_record": (
+                "parts/rollout_driver.html#first_record",
+                "brookside_mlops/rollout_driver.py",
+            ),
             "brookside_mlops.rollout_driver.found": (
                 "parts/rollout_driver.html#found",
                 "brookside_mlops/rollout_driver.py",
             ),
             "brookside_mlops.rollout_driver.go_on": (
                 "parts/rollout_driver.html#go_on",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.letting_go": (
+                "parts/rollout_driver.html#letting_go",
                 "brookside_mlops/rollout_driver.py",
             ),
             "brookside_mlops.rollout_driver.obey": (
@@ -3450,6 +3467,10 @@ d = {
             ),
             "brookside_mlops.rollout_store.Row": (
                 "parts/rollout_store.html#row",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._lost": (
+                "parts/rollout_store.html#_lost",
                 "brookside_mlops/rollout_store.py",
             ),
             "brookside_mlops.rollout_store._refuse_if_held": (

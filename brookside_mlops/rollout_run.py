@@ -125,7 +125,12 @@ def outcome(record: Record, run_id: str = "RUN") -> Record:
     """Return a record that finished. Raises GateFailed for one that went back, ApprovalNeeded or RolloutWaits for one that waits."""
     name = record.endpoint
     if record.state == "restored":
-        left = f"{record.old} serves as before" if record.old else "nothing serves, as before"
+        serves = next(iter(record.live[-1]), "") if record.live else record.old
+        left = (
+            f"{serves} serves{' as before' * (serves == record.old)}"
+            if serves
+            else "nothing serves, as before"
+        )
         raise GateFailed(f"rollout of version {record.target.version}: {record.reason}. {left}.")
     if record.waiting == "approval":
         raise ApprovalNeeded(
