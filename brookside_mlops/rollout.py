@@ -114,7 +114,9 @@ def unheard(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """What a driver works with. `approved` names who approved, or ''; `finished` is told of a rollout that has ended well."""
+    """What a driver works with. `approved` names who approved, or ''; `finished` is told of a rollout that has ended well, `restored` of one
+    that went back.
+    """
 
     endpoint: Endpoint
     store: RolloutStore
@@ -122,6 +124,7 @@ class Context:
     audit: Callable[[str, Mapping[str, Any]], None] = unheard
     approved: Callable[[], str] = lambda: ""
     finished: Callable[[Record], None] = unheard
+    restored: Callable[[Record], None] = unheard
     listen: Callable[[Record], None] = unheard
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
@@ -322,7 +325,9 @@ def restore(context: Context, record: Record) -> Record:
     lost = bool(split.get(record.new))
     text = f"{record.old} is gone, {record.new} keeps the traffic" if lost else f"{said}, as before"
     record = told(context, record, "rollback", text, split=split)
-    return going(record, "restored", back=[], live=[*record.live, split] if record.live else [])
+    record = record.model_copy(update={"back": [], "live": [*record.live, split] if record.live else []})
+    context.restored(record)
+    return going(record, "restored")
 
 
 STATES: dict[State, Callable[[Context, Record], Record]] = {
