@@ -114,8 +114,9 @@ def unheard(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """What a driver works with. `approved` names who approved, or ''; `finished` is told of a rollout that has ended well, `restored` of one
-    that went back.
+    """What a driver works with. `approved` names who approved, or ''.
+
+    `finished` is told of a rollout that has ended well, `restored` of one that went back.
     """
 
     endpoint: Endpoint
@@ -209,11 +210,9 @@ def read_back(context: Context, record: Record) -> None:
 def shift(context: Context, record: Record) -> Record:
     """Set the traffic of this step and see that it is so."""
     split = record.split()
-    cursor = record.cursor
-    if not record.live:
-        _, cursor = context.endpoint.counts("", record.plan.rules.limits_ms)
     context.endpoint.set_traffic(split)
     read_back(context, record)
+    _, cursor = context.endpoint.counts(record.cursor, record.plan.rules.limits_ms)
     said = ", ".join(f"{name} {weight} %" for name, weight in split.items())
     record = told(context, record, "traffic", said, split=split)
     live = [*record.live, split] if split not in record.live[-1:] else record.live
