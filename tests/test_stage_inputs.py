@@ -54,7 +54,6 @@ def test_every_stage_reads_what_is_declared_and_nothing_else(project: Path) -> N
         "validate": {"rows": 1500},
         "train": {"recipe": Recipe(trees=30)},
         "evaluate": {"bootstrap": 100},
-        "smoke_test": {"seconds": 1},
     }
     for usecase in ("viability", "cost", "patterns"):
         runs = [WatchedRun(Run.create(project, "dev", usecase).folder) for _ in range(2)]
