@@ -2,8 +2,9 @@
 
     python bench/load.py [--rates 100 500 1000 2000 4000] [--seconds 2]
 
-The server answers at once, from a process of its own, so what is measured is the client. Each line has the pace of the answers (1: it keeps up),
-the median latency from the intended start, and how late the client sent (99th percentile).
+The server answers at once, from a process of its own, so what is measured is the client. Each line has the pace of the answers
+(1: it keeps up), the
+median latency from the intended start, and how late the client sent (99th percentile).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 
-import brookside_mlops.load as load
+from brookside_mlops import load
 from brookside_mlops.connections import Pool, Reply
 from brookside_mlops.target import Target
 

@@ -194,6 +194,10 @@ d = {
                 "parts/bundle.html#bundlecolumn",
                 "brookside_mlops/bundle.py",
             ),
+            "brookside_mlops.bundle.BundleColumn.input_name": (
+                "parts/bundle.html#bundlecolumn.input_name",
+                "brookside_mlops/bundle.py",
+            ),
             "brookside_mlops.bundle.BundleInfo": (
                 "parts/bundle.html#bundleinfo",
                 "brookside_mlops/bundle.py",
@@ -210,6 +214,7 @@ d = {
                 "brookside_mlops/canary.py",
             ),
             "brookside_mlops.canary.Step": ("parts/canary.html#step", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._enough": ("parts/canary.html#_enough", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._pair": ("parts/canary.html#_pair", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._recent": ("parts/canary.html#_recent", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._time": ("parts/canary.html#_time", "brookside_mlops/canary.py"),
@@ -350,6 +355,16 @@ d = {
             "brookside_mlops.cli_endpoint.tell": (
                 "parts/cli_endpoint.html#tell",
                 "brookside_mlops/cli_endpoint.py",
+            ),
+        },
+        "brookside_mlops.cli_notify": {
+            "brookside_mlops.cli_notify._test_message": (
+                "parts/cli_notify.html#_test_message",
+                "brookside_mlops/cli_notify.py",
+            ),
+            "brookside_mlops.cli_notify.notify_command": (
+                "parts/cli_notify.html#notify_command",
+                "brookside_mlops/cli_notify.py",
             ),
         },
         "brookside_mlops.cli_options": {
@@ -723,6 +738,10 @@ d = {
                 "parts/contract_inference.html#seen",
                 "brookside_mlops/contract_inference.py",
             ),
+            "brookside_mlops.contract_inference.Seen._look_for_repeats": (
+                "parts/contract_inference.html#seen._look_for_repeats",
+                "brookside_mlops/contract_inference.py",
+            ),
             "brookside_mlops.contract_inference.Seen.add": (
                 "parts/contract_inference.html#seen.add",
                 "brookside_mlops/contract_inference.py",
@@ -739,6 +758,14 @@ d = {
                 "parts/contract_inference.html#_gaps",
                 "brookside_mlops/contract_inference.py",
             ),
+            "brookside_mlops.contract_inference._identity": (
+                "parts/contract_inference.html#_identity",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference._look": (
+                "parts/contract_inference.html#_look",
+                "brookside_mlops/contract_inference.py",
+            ),
             "brookside_mlops.contract_inference._range": (
                 "parts/contract_inference.html#_range",
                 "brookside_mlops/contract_inference.py",
@@ -753,6 +780,14 @@ d = {
             ),
             "brookside_mlops.contract_inference.infer_contract": (
                 "parts/contract_inference.html#infer_contract",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.is_category": (
+                "parts/contract_inference.html#is_category",
+                "brookside_mlops/contract_inference.py",
+            ),
+            "brookside_mlops.contract_inference.looks_like": (
+                "parts/contract_inference.html#looks_like",
                 "brookside_mlops/contract_inference.py",
             ),
         },
@@ -967,24 +1002,30 @@ d = {
                 "parts/drift.html#featuredrift",
                 "brookside_mlops/drift.py",
             ),
+            "brookside_mlops.drift.FeatureDrift.numbers": (
+                "parts/drift.html#featuredrift.numbers",
+                "brookside_mlops/drift.py",
+            ),
             "brookside_mlops.drift.Thresholds": ("parts/drift.html#thresholds", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift._share_missing": (
-                "parts/drift.html#_share_missing",
-                "brookside_mlops/drift.py",
-            ),
+            "brookside_mlops.drift._adjusted": ("parts/drift.html#_adjusted", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._distances": ("parts/drift.html#_distances", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._gaps": ("parts/drift.html#_gaps", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift._measure": ("parts/drift.html#_measure", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.binned": ("parts/drift.html#binned", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.chi_square": ("parts/drift.html#chi_square", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.compare": ("parts/drift.html#compare", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.compare_feature": (
-                "parts/drift.html#compare_feature",
-                "brookside_mlops/drift.py",
-            ),
             "brookside_mlops.drift.compare_tables": (
                 "parts/drift.html#compare_tables",
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.cuts": ("parts/drift.html#cuts", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.hidden_gap": ("parts/drift.html#hidden_gap", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.jensen_shannon": (
                 "parts/drift.html#jensen_shannon",
+                "brookside_mlops/drift.py",
+            ),
+            "brookside_mlops.drift.judge_feature": (
+                "parts/drift.html#judge_feature",
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.kolmogorov_smirnov": (
@@ -992,6 +1033,10 @@ d = {
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift.measure_feature": (
+                "parts/drift.html#measure_feature",
+                "brookside_mlops/drift.py",
+            ),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
         },
         "brookside_mlops.endpoints.care": {
@@ -2002,6 +2047,86 @@ d = {
             "brookside_mlops.holds.hold": ("parts/holds.html#hold", "brookside_mlops/holds.py"),
             "brookside_mlops.holds.holder": ("parts/holds.html#holder", "brookside_mlops/holds.py"),
         },
+        "brookside_mlops.identifiers": {
+            "brookside_mlops.identifiers._numbers_rows": (
+                "parts/identifiers.html#_numbers_rows",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.counts_rows": (
+                "parts/identifiers.html#counts_rows",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.names_a_key": (
+                "parts/identifiers.html#names_a_key",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.set_aside": (
+                "parts/identifiers.html#set_aside",
+                "brookside_mlops/identifiers.py",
+            ),
+            "brookside_mlops.identifiers.words_of": (
+                "parts/identifiers.html#words_of",
+                "brookside_mlops/identifiers.py",
+            ),
+        },
+        "brookside_mlops.incidents": {
+            "brookside_mlops.incidents.GitHub": (
+                "parts/incidents.html#github",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.Incident": (
+                "parts/incidents.html#incident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.NotTold": (
+                "parts/incidents.html#nottold",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.OpenedIncident": (
+                "parts/incidents.html#openedincident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._Passing": (
+                "parts/incidents.html#_passing",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._free": ("parts/incidents.html#_free", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._is_api": (
+                "parts/incidents.html#_is_api",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._line": ("parts/incidents.html#_line", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._message": (
+                "parts/incidents.html#_message",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._post": ("parts/incidents.html#_post", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._shown": (
+                "parts/incidents.html#_shown",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._written": (
+                "parts/incidents.html#_written",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.github": (
+                "parts/incidents.html#github",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.incident_text": (
+                "parts/incidents.html#incident_text",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.logs": ("parts/incidents.html#logs", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents.open_incident": (
+                "parts/incidents.html#open_incident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.open_issue": (
+                "parts/incidents.html#open_issue",
+                "brookside_mlops/incidents.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
@@ -2310,9 +2435,71 @@ d = {
                 "brookside_mlops/modelling.py",
             ),
         },
+        "brookside_mlops.notifications": {
+            "brookside_mlops.notifications.Channel": (
+                "parts/notifications.html#channel",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.Delivery": (
+                "parts/notifications.html#delivery",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.Message": (
+                "parts/notifications.html#message",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._deliver": (
+                "parts/notifications.html#_deliver",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._host": (
+                "parts/notifications.html#_host",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._schemes": (
+                "parts/notifications.html#_schemes",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._send": (
+                "parts/notifications.html#_send",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._try": (
+                "parts/notifications.html#_try",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.channels": (
+                "parts/notifications.html#channels",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.configured": (
+                "parts/notifications.html#configured",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.main": (
+                "parts/notifications.html#main",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.notify": (
+                "parts/notifications.html#notify",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.safe_name": (
+                "parts/notifications.html#safe_name",
+                "brookside_mlops/notifications.py",
+            ),
+        },
         "brookside_mlops.onboarding": {
             "brookside_mlops.onboarding.Onboarding": (
                 "parts/onboarding.html#onboarding",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding._left_out": (
+                "parts/onboarding.html#_left_out",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding._refuse_unfit": (
+                "parts/onboarding.html#_refuse_unfit",
                 "brookside_mlops/onboarding.py",
             ),
             "brookside_mlops.onboarding.guess_task": (
@@ -2325,6 +2512,10 @@ d = {
             ),
             "brookside_mlops.onboarding.onboard": (
                 "parts/onboarding.html#onboard",
+                "brookside_mlops/onboarding.py",
+            ),
+            "brookside_mlops.onboarding.refuse_other_target": (
+                "parts/onboarding.html#refuse_other_target",
                 "brookside_mlops/onboarding.py",
             ),
         },
@@ -2343,6 +2534,14 @@ d = {
             ),
             "brookside_mlops.onnx_export._convert": (
                 "parts/onnx_export.html#_convert",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._name_inputs": (
+                "parts/onnx_export.html#_name_inputs",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._numbered": (
+                "parts/onnx_export.html#_numbered",
                 "brookside_mlops/onnx_export.py",
             ),
             "brookside_mlops.onnx_export._numbers": (
@@ -2621,6 +2820,26 @@ d = {
                 "parts/profiles.html#profile",
                 "brookside_mlops/profiles.py",
             ),
+            "brookside_mlops.profiles._Sample": (
+                "parts/profiles.html#_sample",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.__init__": (
+                "parts/profiles.html#_sample.__init__",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample._drawn": (
+                "parts/profiles.html#_sample._drawn",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.add": (
+                "parts/profiles.html#_sample.add",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._Sample.outline": (
+                "parts/profiles.html#_sample.outline",
+                "brookside_mlops/profiles.py",
+            ),
             "brookside_mlops.profiles._added_levels": (
                 "parts/profiles.html#_added_levels",
                 "brookside_mlops/profiles.py",
@@ -2631,6 +2850,10 @@ d = {
             ),
             "brookside_mlops.profiles._lowest_and_highest": (
                 "parts/profiles.html#_lowest_and_highest",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles._outline": (
+                "parts/profiles.html#_outline",
                 "brookside_mlops/profiles.py",
             ),
             "brookside_mlops.profiles.column": ("parts/profiles.html#column", "brookside_mlops/profiles.py"),
@@ -2762,6 +2985,29 @@ d = {
             "brookside_mlops.releases.previous_release": (
                 "parts/releases.html#previous_release",
                 "brookside_mlops/releases.py",
+            ),
+        },
+        "brookside_mlops.repeats": {
+            "brookside_mlops.repeats.Repeats": ("parts/repeats.html#repeats", "brookside_mlops/repeats.py"),
+            "brookside_mlops.repeats.Repeats.__init__": (
+                "parts/repeats.html#repeats.__init__",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.add": (
+                "parts/repeats.html#repeats.add",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.forget": (
+                "parts/repeats.html#repeats.forget",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.Repeats.found": (
+                "parts/repeats.html#repeats.found",
+                "brookside_mlops/repeats.py",
+            ),
+            "brookside_mlops.repeats.hashes_of": (
+                "parts/repeats.html#hashes_of",
+                "brookside_mlops/repeats.py",
             ),
         },
         "brookside_mlops.replay": {
@@ -2954,6 +3200,11 @@ d = {
             "brookside_mlops.rollout.create": ("parts/rollout.html#create", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.finish": ("parts/rollout.html#finish", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.going": ("parts/rollout.html#going", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.home": ("parts/rollout.html#home", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.read_back": (
+                "parts/rollout.html#read_back",
+                "brookside_mlops/rollout.py",
+            ),
             "brookside_mlops.rollout.restore": ("parts/rollout.html#restore", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.shift": ("parts/rollout.html#shift", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.smoke": ("parts/rollout.html#smoke", "brookside_mlops/rollout.py"),
@@ -2961,6 +3212,10 @@ d = {
             "brookside_mlops.rollout.unheard": ("parts/rollout.html#unheard", "brookside_mlops/rollout.py"),
         },
         "brookside_mlops.rollout_driver": {
+            "brookside_mlops.rollout_driver._at_rest": (
+                "parts/rollout_driver.html#_at_rest",
+                "brookside_mlops/rollout_driver.py",
+            ),
             "brookside_mlops.rollout_driver._write": (
                 "parts/rollout_driver.html#_write",
                 "brookside_mlops/rollout_driver.py",
@@ -2973,12 +3228,20 @@ d = {
                 "parts/rollout_driver.html#drive",
                 "brookside_mlops/rollout_driver.py",
             ),
+            "brookside_mlops.rollout_driver.first_record": (
+                "parts/rollout_driver.html#first_record",
+                "brookside_mlops/rollout_driver.py",
+            ),
             "brookside_mlops.rollout_driver.found": (
                 "parts/rollout_driver.html#found",
                 "brookside_mlops/rollout_driver.py",
             ),
             "brookside_mlops.rollout_driver.go_on": (
                 "parts/rollout_driver.html#go_on",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.letting_go": (
+                "parts/rollout_driver.html#letting_go",
                 "brookside_mlops/rollout_driver.py",
             ),
             "brookside_mlops.rollout_driver.obey": (
@@ -3205,6 +3468,10 @@ d = {
             ),
             "brookside_mlops.rollout_store.Row": (
                 "parts/rollout_store.html#row",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._lost": (
+                "parts/rollout_store.html#_lost",
                 "brookside_mlops/rollout_store.py",
             ),
             "brookside_mlops.rollout_store._refuse_if_held": (
@@ -3527,6 +3794,10 @@ d = {
                 "brookside_mlops/splits.py",
             ),
             "brookside_mlops.splits._draw": ("parts/splits.html#_draw", "brookside_mlops/splits.py"),
+            "brookside_mlops.splits.refuse_unfit": (
+                "parts/splits.html#refuse_unfit",
+                "brookside_mlops/splits.py",
+            ),
             "brookside_mlops.splits.split_at_random": (
                 "parts/splits.html#split_at_random",
                 "brookside_mlops/splits.py",
@@ -3609,6 +3880,10 @@ d = {
             ),
             "brookside_mlops.stages.engineer.power_picture": (
                 "stages/engineer.html#power_picture",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.split_checks": (
+                "stages/engineer.html#split_checks",
                 "brookside_mlops/stages/engineer.py",
             ),
             "brookside_mlops.stages.engineer.split_table": (

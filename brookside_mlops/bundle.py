@@ -25,12 +25,18 @@ __all__ = ["BundleColumn", "BundleInfo", "Bundle"]
 
 # %% ../nbs/parts/bundle.ipynb #deb4100f
 class BundleColumn(BaseModel):
-    """One raw column: its name, which is also the name of the graph's input, and its kind."""
+    """One raw column: its name, its kind, and the graph's input that takes it ('' where that has the same name)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: Literal["number", "category", "boolean"]
+    input: str = ""
+
+    @property
+    def input_name(self) -> str:
+        """The name of the graph's input that takes the column."""
+        return self.input or self.name
 
 
 class BundleInfo(BaseModel):
@@ -102,7 +108,7 @@ class Bundle:
                 array[:, 0] = words
             else:
                 array = np.array(values, dtype=np.float32).reshape(-1, 1)
-            inputs[column.name] = array
+            inputs[column.input_name] = array
         return inputs
 
     def run(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -121,12 +127,12 @@ class Bundle:
 
     def _classes(self, labels: NDArray[Any], probabilities: NDArray[Any]) -> list[Any]:
         """Return the class, its probability and, where asked for, the score of each row."""
-        place = self.info.classes.index(self.info.positive) if self.info.positive else None
-        chances = probabilities[:, place] if place is not None else probabilities.max(axis=1)
-        answers = []
-        for label, chance in zip(labels.tolist(), chances.tolist(), strict=True):
-            answer: dict[str, Any] = {"class": label, "probability": round(chance, 6)}
-            if self.info.score:
+        answers: list[dict[str, Any]] = [
+            {"class": label, "probability": round(chance, 6)}
+            for label, chance in zip(labels.tolist(), probabilities.max(axis=1).tolist(), strict=True)
+        ]
+        if self.info.score:
+            positive = probabilities[:, self.info.classes.index(self.info.positive)]
+            for answer, chance in zip(answers, positive.tolist(), strict=True):
                 answer["score"] = round(100 * chance, 1)
-            answers.append(answer)
         return answers

@@ -41,7 +41,10 @@ def drift_command(
         names = {"reference": reference, "current": current}
         given = [f"{name}={path.resolve()}" for name, path in names.items() if path]
         stage_verb(
-            "drift", chosen_run(run, environment, usecase), [*given, "stop_when_critical=true"], as_json
+            "drift",
+            chosen_run(run, environment, usecase, having="train.parquet"),
+            [*given, "stop_when_critical=true"],
+            as_json,
         )
         return
     if current is None:
@@ -51,7 +54,7 @@ def drift_command(
 
 def _drift_of_tables(reference: Path, current: Path, as_json: bool) -> None:
     """Compare two tables with no run behind them and show the report."""
-    from brookside_mlops.drift import compare_tables
+    from brookside_mlops.drift import NUMBERS, compare_tables
 
     report = compare_tables(reference, current)
     if as_json:
@@ -59,11 +62,9 @@ def _drift_of_tables(reference: Path, current: Path, as_json: bool) -> None:
 
         show_json(report.model_dump(mode="json"))
     else:
-        typer.echo(f"{'feature':24} {'PSI':>7} {'KS':>7} {'JSD':>7}  why")
+        typer.echo(f"{'feature':24} " + " ".join(f"{name:>13}" for name in NUMBERS) + "  why")
         for one in report.features:
-            numbers = " ".join(
-                f"{'-' if value is None else f'{value:.3f}':>7}" for value in (one.psi, one.ks, one.jsd)
-            )
+            numbers = " ".join(f"{said or '-':>13}" for said in one.numbers())
             typer.echo(f"{one.feature[:24]:24} {numbers}  {one.reason}")
         typer.echo(f"{report.verdict}: {report.sentence()}")
     if report.verdict == "critical":

@@ -110,15 +110,25 @@ StateOption = Annotated[
 
 
 # %% ../nbs/parts/cli_options.ipynb #5335def9
-def chosen_run(run: str | None, environment: str = "", usecase: str = "") -> Run:
-    """Return the run of an id, or where none is given the newest of an environment and use case."""
+def chosen_run(run: str | None, environment: str = "", usecase: str = "", having: str = "") -> Run:
+    """Return the run of an id, else the newest of an environment and use case, that has the artifact `having` if one is named."""
     from brookside_mlops.runs import find_run, list_runs
 
     if run is not None:
         return find_run(Path.cwd(), run)
-    for one in list_runs(Path.cwd()):
-        if one.environment == environment and one.record.usecase == usecase:
+    found = [
+        one
+        for one in list_runs(Path.cwd())
+        if one.environment == environment and one.record.usecase == usecase
+    ]
+    for one in found:
+        if not having or having in one.record.artifacts:
             return one
+    if found:
+        raise InputError(
+            f"no run of {usecase} in {environment} has {having} yet; the newest is {found[0].id}: "
+            f"brookside-mlops run --resume {found[0].id}"
+        )
     raise InputError(
         f"no run of {usecase} in {environment} yet: brookside-mlops run --environment {environment}"
     )

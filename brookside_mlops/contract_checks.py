@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict
 from .contracts import Column, Contract, Severity
 from .datasets import columns_of, stored_batches
 from .kinds import WRITTEN_AS, convert
+from .repeats import Repeats, hashes_of
 
 # %% auto #0
-__all__ = ["KEPT", "FILES", "Offence", "RuleCount", "ColumnSummary", "TableReport", "check_table"]
+__all__ = ["KEPT", "Offence", "RuleCount", "ColumnSummary", "TableReport", "check_table"]
 
 # %% ../nbs/parts/contract_checks.ipynb #bd7b7f27
 KEPT = 100
@@ -218,40 +219,22 @@ class _ColumnCheck:
 
 
 # %% ../nbs/parts/contract_checks.ipynb #49046f8c
-FILES = 64
-
-
 class _KeyCheck:
-    """One key over batches, spilled to files."""
+    """One key over batches, spilled to files in a folder."""
 
     def __init__(self, names: tuple[str, ...], severity: Severity, folder: Path) -> None:
         self.names, self.severity = names, severity
-        self.paths = [
-            folder / f"{'-'.join(names)[:60].replace('/', '_')}.{part:02d}" for part in range(FILES)
-        ]
+        self.repeats = Repeats(folder)
 
     def add(self, batch: dict[str, pa.Array], first_row: int) -> None:
         """Add the keys of a batch."""
         frame = pd.DataFrame({name: batch[name].to_pandas() for name in self.names})
-        pairs = np.empty((len(frame), 2), dtype=np.uint64)
-        pairs[:, 0] = pd.util.hash_pandas_object(frame, index=False).to_numpy()
-        pairs[:, 1] = np.arange(first_row, first_row + len(frame))
-        parts = pairs[:, 0] >> np.uint64(58)
-        for part in np.unique(parts):
-            with self.paths[int(part)].open("ab") as file:
-                file.write(pairs[parts == part].tobytes())
+        whole = frame.notna().all(axis=1).to_numpy()
+        self.repeats.add(hashes_of(frame)[whole], first_row + np.flatnonzero(whole))
 
     def done(self) -> RuleCount:
         """Return how many rows repeat a key of an earlier row."""
-        rows: list[int] = []
-        count = 0
-        for path in self.paths:
-            if path.exists():
-                pairs = np.frombuffer(path.read_bytes(), dtype=np.uint64).reshape(-1, 2)
-                first = np.unique(pairs[:, 0], return_index=True)[1]
-                again = np.delete(pairs[:, 1], first)
-                count += len(again)
-                rows = sorted([*rows, *again.tolist()])[:KEPT]
+        count, rows = self.repeats.found(KEPT)
         offences = tuple(Offence(row=row, value="the key of an earlier row") for row in rows)
         return RuleCount(
             rule="unique",
@@ -333,8 +316,8 @@ def check_table(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         keys = [
-            _KeyCheck(key, contract.severity_of("unique"), folder)
-            for key in contract.unique
+            _KeyCheck(key, contract.severity_of("unique"), folder / str(number))
+            for number, key in enumerate(contract.unique)
             if set(key) <= set(present)
         ]
         for batch in stored_batches(path, present):

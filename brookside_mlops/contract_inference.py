@@ -7,40 +7,55 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .contracts import Column, Contract, RowCount
+from .contracts import Column, Contract, Role, RowCount
 from .datasets import kinds_of, known_columns, read_batches
 from .errors import InputError
+from .identifiers import counts_rows, names_a_key
 from .kinds import ARROW_TYPES, Kind
+from .repeats import Repeats, hashes_of
 
 # %% auto #0
-__all__ = ["LEVELS", "Seen", "infer_contract"]
+__all__ = [
+    "LEVELS",
+    "SAMPLE",
+    "FEW",
+    "OWN",
+    "ROWS_PER_LEVEL",
+    "Seen",
+    "is_category",
+    "looks_like",
+    "infer_contract",
+]
 
 # %% ../nbs/parts/contract_inference.ipynb #8bd8bd28
-LEVELS = 50
+LEVELS = 200  # different words a category may have; more are not collected
+SAMPLE = 1_000  # first texts of a column, to see what they look like
 
 
 @dataclass
 class Seen:
-    """What one pass has seen of a column: rows, gaps, extremes, levels (None past 50) and hashes of its values."""
+    """What one pass has seen of a column: rows, gaps, extremes, levels (None past 200), first texts, `repeats` while it may be a key."""
 
     rows: int = 0
     missing: int = 0
     low: Any = None
     high: Any = None
     levels: set[Any] | None = field(default_factory=set)
-    hashes: list[Any] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    repeats: Repeats | None = None
 
-    def add(self, values: pa.Array, identify: bool) -> None:
+    def add(self, values: pa.Array, first_row: int) -> None:
         """Add a batch of values."""
         self.rows += len(values)
         self.missing += values.null_count
@@ -53,18 +68,68 @@ class Seen:
         if self.levels is not None:
             self.levels |= set(pc.unique(present).to_pylist())
             self.levels = None if len(self.levels) > LEVELS else self.levels
-        if identify:
-            self.hashes.append(pd.util.hash_array(present.to_numpy(zero_copy_only=False)))
+        if pa.types.is_string(values.type) and len(self.texts) < SAMPLE:
+            self.texts += present[: SAMPLE - len(self.texts)].to_pylist()
+        if self.repeats:
+            self._look_for_repeats(self.repeats, values, first_row)
 
-    @property
+    def _look_for_repeats(self, repeats: Repeats, values: pa.Array, first_row: int) -> None:
+        """Add the hashes of a batch, or give up on a column with a gap or a repetition in it."""
+        hashes = hashes_of(values.to_pandas().to_frame())
+        if values.null_count or len(np.unique(hashes)) < len(hashes):
+            repeats.forget()
+            self.repeats = None
+        else:
+            repeats.add(hashes, first_row + np.arange(len(hashes)))
+
+    @cached_property
     def unique(self) -> bool:
-        """Say whether every row has a value of its own."""
-        hashes = np.concatenate(self.hashes) if self.hashes else np.array([])
-        return len(hashes) == self.rows and len(np.unique(hashes)) == self.rows
+        """Say whether every row has a value of its own; asked when all batches have been added."""
+        return self.repeats is not None and not self.repeats.found(keep=0)[0]
 
 
 # %% ../nbs/parts/contract_inference.ipynb #8d03c135
-_IDENTITY = re.compile(r"(^|_)(id|key|uuid|number|no|nr|order|pid)$|^id_", re.IGNORECASE)
+FEW = 50
+OWN = "a value of its own in each row; if it identifies rows: role key"
+ROWS_PER_LEVEL = 20
+
+
+def is_category(seen: Seen) -> bool:
+    """Say whether a text is a category: few levels that repeat, or up to 200 with 20 rows each on average."""
+    if not seen.levels:
+        return False
+    levels = len(seen.levels)
+    if levels <= FEW:
+        return levels < max(2, seen.rows / 2)
+    return seen.rows - seen.missing >= ROWS_PER_LEVEL * levels
+
+
+_AMOUNT = r"[-+(]?\d[\d.,' ]*\)?"
+_LOOKS: tuple[tuple[str, str], ...] = (
+    (
+        rf"[-+]?\s?[$€£¥]\s?{_AMOUNT}|{_AMOUNT}\s?([$€£¥]|EUR|USD|GBP|CHF)",
+        "amounts of money: write plain numbers, as in 1234.5",
+    ),
+    (r"[-+]?\d+([.,]\d+)?\s?%", "percentages: write numbers, as in 12.5"),
+    (
+        r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?",
+        "numbers with commas between thousands: write them without, as in 1234.5",
+    ),
+    (r"[-+]?(\d{1,3}([.' ]\d{3})+|\d+)(,\d+)?", "numbers with a decimal comma: write a point, as in 12.5"),
+    (
+        r"\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{1,2}\.?[ -][A-Za-z]{3,9}[ -]\d{2,4}|[A-Za-z]{3,9} \d{1,2},? \d{4}|\d{4}/\d\d?/\d\d?",
+        "dates: write them as in 2025-12-31",
+    ),
+)
+
+
+def looks_like(texts: Sequence[str]) -> str:
+    """Return what texts seem to be and how to write it, with an example, where 95 % of them look like that; else ''."""
+    for pattern, said in _LOOKS:
+        fitting = [text for text in texts if re.fullmatch(pattern, text.strip())]
+        if texts and len(fitting) >= 0.95 * len(texts):
+            return f"seems to hold {said} instead of {fitting[0].strip()!r}"
+    return ""
 
 
 def _rounded(value: float, up: bool) -> float:
@@ -97,10 +162,28 @@ def _gaps(seen: Seen) -> dict[str, Any]:
     }
 
 
+def _identity(name: str, kind: Kind, seen: Seen, looks: str) -> tuple[Role, str] | None:
+    """Return the role of a column that identifies rows and a note, or None for any other."""
+    if kind not in ("text", "integer", "category"):
+        return None
+    if seen.unique and names_a_key(name) and not looks:
+        return "key", "a value of its own in each row"
+    if kind == "integer" and seen.unique and counts_rows(seen.low, seen.high, seen.rows):
+        return "ignore", "counts the rows: no feature"
+    if kind == "integer" and seen.levels is None and names_a_key(name):
+        return (
+            "ignore",
+            "an identifier by its name; role group keeps its rows together, role feature if it is a quantity",
+        )
+    if kind == "text" and seen.unique and not looks:
+        return "ignore", OWN
+    return None
+
+
 def _column(name: str, kind: Kind, seen: Seen, target: bool) -> tuple[Column, str]:
     """Return the rule of one column and a note that says why it is no feature, if it is none."""
     levels = sorted(map(str, seen.levels)) if seen.levels else []
-    if kind == "text" and levels and len(levels) < max(2, seen.rows / 2):
+    if kind == "text" and is_category(seen):
         kind = "category"
     content: dict[str, Any] = {"kind": kind, "role": "target" if target else "feature"}
     note = ""
@@ -108,10 +191,12 @@ def _column(name: str, kind: Kind, seen: Seen, target: bool) -> tuple[Column, st
         content["allowed"] = levels if kind == "category" else []
         return Column.model_validate(content), note
     content |= _gaps(seen)
-    if seen.unique and (kind == "text" or (kind in ("integer", "category") and _IDENTITY.search(name))):
-        content["role"], note = "key", "a value of its own in each row"
+    looks = looks_like(seen.texts)
+    identity = _identity(name, kind, seen, looks)
+    if identity:
+        content["role"], note = identity
     elif kind == "text":
-        content["role"], note = "ignore", "prose or many words: no feature"
+        content["role"], note = "ignore", looks or "prose or many words: no feature"
     elif kind == "datetime":
         content["role"], note = "ignore", "a date is no feature; role time if it orders the rows"
     elif seen.missing == seen.rows or (seen.levels is not None and len(seen.levels) < 2):
@@ -120,6 +205,7 @@ def _column(name: str, kind: Kind, seen: Seen, target: bool) -> tuple[Column, st
         content |= _range(seen)
     elif kind == "category":
         content["allowed"], content["severity"] = levels, {"allowed": "warning"}
+        note = looks
         if not levels:
             content.pop("allowed")
             content["role"], note = "ignore", f"more than {LEVELS} different words: no feature"
@@ -138,25 +224,39 @@ def infer_contract(
     path = Path(path)
     known_columns(path, [target] if target else [])
     found = kinds_of(path, kinds)
-    seen = {column: Seen() for column in found}
-    schema = pa.schema([(column, ARROW_TYPES[kind]) for column, kind in found.items()])
-    for batch in read_batches(path, schema):
-        for column, kind in found.items():
-            seen[column].add(batch.rows[column], identify=kind in ("text", "integer", "category"))
-    if target:
-        _refuse_target(path, target, seen[target])
     columns, notes = {}, {}
-    for column, kind in found.items():
-        columns[column], note = _column(column, kind, seen[column], column == target)
-        if note:
-            notes[column] = note
+    with tempfile.TemporaryDirectory() as folder:
+        seen = _look(path, found, Path(folder))
+        if target:
+            _refuse_target(path, target, seen[target])
+        for column, kind in found.items():
+            columns[column], note = _column(column, kind, seen[column], column == target)
+            if note:
+                notes[column] = note
     dates = [column for column, kind in found.items() if kind == "datetime"]
     if len(dates) == 1 and not seen[dates[0]].missing:
         columns[dates[0]] = columns[dates[0]].model_copy(update={"role": "time"})
         notes[dates[0]] = "orders the rows: the newest judge the model"
     keys = [(column,) for column, rule in columns.items() if rule.role == "key"]
+    perhaps = [(column,) for column, note in notes.items() if note == OWN]
+    content: dict[str, Any] = {"unique": keys or perhaps}
+    if perhaps and not keys:
+        content["severity"] = {"unique": "warning"}
     rows = RowCount(min=max(1, next(iter(seen.values())).rows // 2))
-    return Contract(name=name or path.stem, rows=rows, unique=tuple(keys), columns=columns), notes
+    return Contract(name=name or path.stem, rows=rows, columns=columns, **content), notes
+
+
+def _look(path: Path, kinds: Mapping[str, Kind], folder: Path) -> dict[str, Seen]:
+    """Return what one pass shows of each column; candidates for keys are spilled to `folder`."""
+    seen = {
+        name: Seen(repeats=Repeats(folder / str(place)) if kind in ("text", "integer", "category") else None)
+        for place, (name, kind) in enumerate(kinds.items())
+    }
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds.items()])
+    for batch in read_batches(path, schema):
+        for name in kinds:
+            seen[name].add(batch.rows[name], batch.first_row)
+    return seen
 
 
 def _refuse_target(path: Path, target: str, seen: Seen) -> None:

@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.special import kolmogorov
+from scipy.stats import chi2_contingency, false_discovery_control, fisher_exact
 
 from .errors import InputError
+from .identifiers import set_aside
 from .profiles import FeatureProfile, Profile, profile_file
 
 # %% auto #0
@@ -26,15 +29,20 @@ __all__ = [
     "LEAST",
     "BINS",
     "Verdict",
+    "NUMBERS",
+    "SIGNIFICANCE",
     "psi",
     "jensen_shannon",
     "kolmogorov_smirnov",
+    "hidden_gap",
     "cuts",
     "binned",
     "levelled",
+    "chi_square",
     "Thresholds",
     "FeatureDrift",
-    "compare_feature",
+    "measure_feature",
+    "judge_feature",
     "DriftReport",
     "compare",
     "compare_tables",
@@ -67,6 +75,19 @@ def kolmogorov_smirnov(before: Floats, now: Floats) -> tuple[float, float]:
     return gap, float(kolmogorov(math.sqrt(rows) * gap))
 
 
+def hidden_gap(before: Floats, now: Floats) -> float:
+    """Return by how much the true statistic may exceed the one seen in cells below, on, between and above edges [cells].
+
+    On an edge there is one value. Between two edges one curve may rise before the other does, if both rise there.
+    """
+    first, second = before / before.sum(), now / now.sum()
+    apart = np.cumsum(first) - np.cumsum(second)
+    left = np.append(0.0, apart[:-1])
+    between = (np.arange(len(first)) % 2 == 0) & (first > 0) & (second > 0)
+    most = np.where(between, np.maximum(np.abs(left + first), np.abs(left - second)), np.abs(apart))
+    return max(0.0, float(most.max() - np.abs(apart).max()))
+
+
 # %% ../nbs/parts/drift.ipynb #068cbaaf
 BINS = 10
 
@@ -91,8 +112,30 @@ def levelled(before: FeatureProfile, now: FeatureProfile) -> tuple[Floats, Float
     return tuple(np.array([one.levels.get(name, 0) for name in names], dtype=float) for one in (before, now))  # type: ignore[return-value]
 
 
+# %% ../nbs/parts/drift.ipynb #b7214fe1
+def chi_square(before: Floats, now: Floats) -> float:
+    """Return the p of the chi-square test of two lists of counts [levels], the exact one for two levels.
+
+    Levels of which the smaller table expects less than a row are put together, and with the next larger ones until it expects
+    one. 1 where there is one level.
+    """
+    both = before + now
+    order = np.argsort(both, kind="stable")
+    expected = both[order] * min(before.sum(), now.sum()) / both.sum()
+    rare = int((expected < 1).sum())
+    if rare:
+        rare = min(max(rare, int(np.searchsorted(np.cumsum(expected), 1)) + 1), len(order) - 1)
+    table = np.array([np.append(side[order[rare:]], side[order[:rare]].sum()) for side in (before, now)])
+    table = table[:, table.sum(axis=0) > 0].astype(np.int64)
+    if table.shape[1] < 2:
+        return 1.0
+    test = fisher_exact if table.shape[1] == 2 else partial(chi2_contingency, correction=False)
+    return float(test(table).pvalue)
+
+
 # %% ../nbs/parts/drift.ipynb #47fd249f
 Verdict = Literal["pass", "warning", "critical"]
+NUMBERS = ("PSI", "KS", "JSD", "p")
 
 
 @dataclass(frozen=True)
@@ -106,7 +149,11 @@ class Thresholds:
 
 
 class FeatureDrift(BaseModel):
-    """How far one feature has moved; what a kind does not have is None. `missing` are shares, before and now."""
+    """How far one feature has moved; what a kind does not have is None. `missing` are shares, before and now.
+
+    `p` and `missing_p` are the chances of such a difference where nothing has moved, adjusted for the number of tests in the
+    report. `ks` may be too small by at most `ks_error`. A feature that is not `counted` is reported and no part of the share.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -117,63 +164,109 @@ class FeatureDrift(BaseModel):
     psi: float | None = None
     ks: float | None = None
     ks_p: float | None = None
+    ks_error: float | None = None
     jsd: float | None = None
+    p: float | None = None
     missing: tuple[float, float] = (0.0, 0.0)
+    missing_p: float | None = None
     new_levels: tuple[str, ...] = ()
+    counted: bool = True
+
+    def numbers(self) -> tuple[str, ...]:
+        """Return PSI, KS, JSD and p as text, empty where there is none; a KS that may be larger with by how much."""
+        room = f" +{self.ks_error:.4f}" if self.ks_error and self.ks_error >= 0.00005 else ""
+        return (
+            "" if self.psi is None else f"{self.psi:.3f}",
+            "" if self.ks is None else f"{self.ks:.3f}{room}",
+            "" if self.jsd is None else f"{self.jsd:.3f}",
+            "" if self.p is None else f"{self.p:.2g}",
+        )
 
 
-def _share_missing(one: FeatureProfile) -> float:
-    return one.missing / one.rows if one.rows else 0.0
+def _gaps(before: FeatureProfile, now: FeatureProfile) -> dict[str, Any]:
+    """Return the shares of missing values and, where there are any, the p of their difference."""
+    counts = [np.array([one.missing, one.rows - one.missing], dtype=float) for one in (before, now)]
+    shares = tuple(one.missing / one.rows if one.rows else 0.0 for one in (before, now))
+    return {"missing": shares, "missing_p": chi_square(*counts) if any(shares) else None}
 
 
-def compare_feature(
-    name: str, before: FeatureProfile, now: FeatureProfile, limits: Thresholds
-) -> FeatureDrift:
-    """Compare one feature of two profiles, `now` counted on the edges of `before`."""
-    gaps = (_share_missing(before), _share_missing(now))
-    moved = abs(gaps[1] - gaps[0]) >= limits.missing
-    reason = f"missing values went from {gaps[0]:.0%} to {gaps[1]:.0%}" if moved else ""
-    if "empty" in (before.kind, now.kind):
-        return FeatureDrift(feature=name, kind=before.kind, drifted=moved, reason=reason, missing=gaps)
-    if before.kind != now.kind:
-        reason = f"was {before.kind}, is {now.kind}"
-        return FeatureDrift(feature=name, kind=before.kind, drifted=True, reason=reason, missing=gaps)
-    if before.many or now.many:
-        reason = "too many levels to compare"
-        return FeatureDrift(feature=name, kind=before.kind, drifted=False, reason=reason, missing=gaps)
-    ks: tuple[float, float] | tuple[None, None] = (None, None)
-    fresh: tuple[str, ...] = ()
+def _distances(before: FeatureProfile, now: FeatureProfile) -> dict[str, Any]:
+    """Return PSI, JSD and p of two profiles of a kind, for numbers KS, for categories the new levels."""
     if before.kind in ("category", "boolean"):
         first, second = levelled(before, now)
-        fresh = tuple(sorted(set(now.levels) - set(before.levels)))[:20]
+        found: dict[str, Any] = {
+            "p": chi_square(first, second),
+            "new_levels": tuple(sorted(set(now.levels) - set(before.levels)))[:20],
+        }
     else:
         at = cuts(before)
         first, second = binned(before, at), binned(now, at)
-        ks = kolmogorov_smirnov(np.array(before.counts, dtype=float), np.array(now.counts, dtype=float))
-    index = psi(first, second)
-    if index >= limits.psi:
-        reason = (
-            f"PSI {index:.2f}"
-            + (f"; new: {', '.join(fresh[:3])}" if fresh else "")
-            + (f"; {reason}" if moved else "")
-        )
-    return FeatureDrift(
-        feature=name,
-        kind=before.kind,
-        drifted=moved or index >= limits.psi,
-        reason=reason,
-        psi=index,
-        ks=ks[0],
-        ks_p=ks[1],
-        jsd=jensen_shannon(first, second),
-        missing=gaps,
-        new_levels=fresh,
-    )
+        cells = [np.array(one.counts, dtype=float) for one in (before, now)]
+        gap, chance = kolmogorov_smirnov(*cells)
+        found = {"ks": gap, "ks_p": chance, "ks_error": hidden_gap(*cells), "p": chance}
+    return found | {"psi": psi(first, second), "jsd": jensen_shannon(first, second)}
+
+
+def measure_feature(name: str, before: FeatureProfile, now: FeatureProfile) -> FeatureDrift:
+    """Compare one feature of two profiles, `now` counted on the edges of `before`; the verdict comes with the others."""
+    known: dict[str, Any] = {"feature": name, "kind": before.kind, "drifted": False, "reason": ""}
+    known |= _gaps(before, now)
+    if "empty" in (before.kind, now.kind):
+        return FeatureDrift(**known)
+    if before.kind != now.kind:
+        return FeatureDrift(**known | {"drifted": True, "reason": f"was {before.kind}, is {now.kind}"})
+    if before.many or now.many:
+        return FeatureDrift(**known | {"reason": "too many levels to compare", "counted": False})
+    return FeatureDrift(**known | _distances(before, now))
+
+
+# %% ../nbs/parts/drift.ipynb #f5d24411
+SIGNIFICANCE = 0.01
+
+
+def _adjusted(found: Sequence[FeatureDrift]) -> list[FeatureDrift]:
+    """Return features with their p adjusted for the number of tests among those that are counted."""
+    places = [
+        (place, name)
+        for place, one in enumerate(found)
+        for name in ("p", "missing_p")
+        if one.counted and getattr(one, name) is not None
+    ]
+    if not places:
+        return list(found)
+    changes: list[dict[str, float]] = [{} for _ in found]
+    adjusted = false_discovery_control([getattr(found[place], name) for place, name in places])
+    for (place, name), p in zip(places, adjusted, strict=True):
+        changes[place][name] = float(p)
+    return [one.model_copy(update=change) for one, change in zip(found, changes, strict=True)]
+
+
+def judge_feature(one: FeatureDrift, limits: Thresholds) -> FeatureDrift:
+    """Return a feature with its verdict, from its distances and adjusted p, and the reason in words."""
+    if one.drifted or not one.counted:
+        return one
+    reasons, drifted = [], False
+    gap = abs(one.missing[1] - one.missing[0])
+    for large, p, said in (
+        (one.psi is not None and one.psi >= limits.psi, one.p, f"PSI {one.psi or 0:.2f}"),
+        (
+            gap >= limits.missing,
+            one.missing_p,
+            f"missing values went from {one.missing[0]:.0%} to {one.missing[1]:.0%}",
+        ),
+    ):
+        if large:
+            sure = p is not None and p < SIGNIFICANCE
+            drifted |= sure
+            reasons.append(said if sure else f"{said}, which chance explains (p {p or 0:.2g})")
+    if drifted and one.new_levels:
+        reasons.append(f"new: {', '.join(one.new_levels[:3])}")
+    return one.model_copy(update={"drifted": drifted, "reason": "; ".join(reasons)})
 
 
 # %% ../nbs/parts/drift.ipynb #e9f5f544
 class DriftReport(BaseModel):
-    """The features of two tables compared, those that moved most first, and the share of them that drifted."""
+    """The features of two tables compared, those that moved most first, and the share of the counted ones that drifted."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -189,24 +282,48 @@ class DriftReport(BaseModel):
     def sentence(self) -> str:
         """Return the report in a sentence."""
         names = ", ".join(one.feature for one in self.drifted()[:5]) or "none"
-        return f"{len(self.drifted())} of {len(self.features)} features drifted ({self.share:.0%}): {names}"
+        counted = sum(one.counted for one in self.features)
+        aside = ", ".join(one.feature for one in self.features if not one.counted)
+        return f"{len(self.drifted())} of {counted} features drifted ({self.share:.0%}): {names}" + (
+            f". Not counted: {aside}" if aside else ""
+        )
 
     def _repr_html_(self) -> str:
         """Return the report as a table for a notebook."""
         rows = "".join(
-            f"<tr><td>{'drifted' if one.drifted else ''}</td><td>{escape(one.feature)}</td>"
-            + "".join(
-                f"<td>{'' if value is None else f'{value:.3f}'}</td>" for value in (one.psi, one.ks, one.jsd)
-            )
+            f"<tr><td>{'drifted' if one.drifted else '' if one.counted else 'not counted'}</td>"
+            f"<td>{escape(one.feature)}</td>"
+            + "".join(f"<td>{said}</td>" for said in one.numbers())
             + f"<td>{one.missing[0]:.1%} → {one.missing[1]:.1%}</td><td>{escape(one.reason)}</td></tr>"
             for one in self.features
         )
-        head = "".join(f"<th>{name}</th>" for name in ("", "feature", "PSI", "KS", "JSD", "missing", "why"))
+        head = "".join(f"<th>{name}</th>" for name in ("", "feature", *NUMBERS, "missing", "why"))
         return f"<p><b>{self.verdict}</b>: {escape(self.sentence())}</p><table><tr>{head}</tr>{rows}</table>"
 
 
-def compare(before: Profile, now: Profile, limits: Thresholds | None = None) -> DriftReport:
-    """Compare two profiles, `now` made like `before`. Raises InputError where one has no rows or they share no feature."""
+def _measure(before: Profile, now: Profile, aside: Mapping[str, str]) -> Iterator[FeatureDrift]:
+    """Yield each feature of two profiles compared; those of `aside` with the reason why they are not counted."""
+    for name in {**before.features, **now.features}:
+        if name not in now.features or name not in before.features:
+            where, reason = (before, "vanished") if name in before.features else (now, "is new")
+            kind = where.features[name].kind
+            yield FeatureDrift(feature=name, kind=kind, drifted=True, reason=f"the column {reason}")
+            continue
+        found = measure_feature(name, before.features[name], now.features[name])
+        yield (
+            found.model_copy(update={"counted": False, "reason": aside[name], "drifted": False})
+            if name in aside
+            else found
+        )
+
+
+def compare(
+    before: Profile, now: Profile, limits: Thresholds | None = None, aside: Mapping[str, str] | None = None
+) -> DriftReport:
+    """Compare two profiles, `now` made like `before`; features of `aside` are reported, with its reason, and not counted.
+
+    Raises InputError where a profile has no rows, they share no feature, or none is left to count.
+    """
     limits = limits or Thresholds()
     if not before.rows or not now.rows:
         raise InputError(
@@ -216,16 +333,13 @@ def compare(before: Profile, now: Profile, limits: Thresholds | None = None) -> 
         raise InputError(
             f"the tables share no column: reference {', '.join(before.features)}; current {', '.join(now.features)}"
         )
-    found = []
-    for name in {**before.features, **now.features}:
-        if name not in now.features or name not in before.features:
-            where, reason = (before, "vanished") if name in before.features else (now, "is new")
-            kind = where.features[name].kind
-            found.append(FeatureDrift(feature=name, kind=kind, drifted=True, reason=f"the column {reason}"))
-        else:
-            found.append(compare_feature(name, before.features[name], now.features[name], limits))
-    found.sort(key=lambda one: (not one.drifted, -(one.psi or 0.0)))
-    share = sum(one.drifted for one in found) / len(found)
+    found = [judge_feature(one, limits) for one in _adjusted(list(_measure(before, now, aside or {})))]
+    found.sort(key=lambda one: (not one.counted, not one.drifted, -(one.psi or 0.0)))
+    counted = sum(one.counted for one in found)
+    if not counted:
+        said = "; ".join(f"{one.feature}: {one.reason}" for one in found)
+        raise InputError(f"drift needs a feature to compare, and there is none: {said}")
+    share = sum(one.drifted for one in found) / counted
     verdict: Verdict = (
         "critical" if share >= limits.critical else "warning" if share >= limits.warning else "pass"
     )
@@ -238,6 +352,10 @@ def compare_tables(
     columns: Collection[str] | None = None,
     limits: Thresholds | None = None,
 ) -> DriftReport:
-    """Compare two CSV or Parquet tables, all columns or some. Raises InputError for what cannot be read or compared."""
+    """Compare two CSV or Parquet tables, all columns or some. Raises InputError for what cannot be read or compared.
+
+    Of all columns, times and identifiers are not counted. Columns that are named are features, and count whatever they hold.
+    """
     before = profile_file(reference, columns=columns)
-    return compare(before, profile_file(current, like=before, columns=columns), limits)
+    now = profile_file(current, like=before, columns=columns)
+    return compare(before, now, limits, set_aside(before) if columns is None else None)

@@ -43,7 +43,7 @@ ARROW_TYPES: dict[Kind, pa.DataType] = {
     "text": pa.string(),
 }
 WRITTEN_AS: dict[Kind, str] = {
-    "number": "a number, as in 12.5",
+    "number": "a finite number, as in 12.5",
     "integer": "a whole number, as in 12",
     "category": "text",
     "boolean": "true or false",
@@ -92,6 +92,7 @@ def plain(values: pa.Array, to: pa.DataType) -> pa.Array:
 # %% ../nbs/parts/kinds.ipynb #7c46b847
 _NUMBER = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 _WHOLE = r"^\s*[+-]?\d+\s*$"
+_INFINITE = r"^\s*[+-]?inf(inity)?\s*$"
 _LOCAL_TIME = r"^\s*\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?)?\s*$"
 _ZONED_TIME = r"^\s*\d{4}-\d\d-\d\d[T ]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?(Z|[+-]\d\d(:?\d\d)?)\s*$"
 
@@ -220,6 +221,7 @@ class Evidence:
     datetimes: int = 0
     booleans: int = 0
     codes: int = 0
+    infinite: int = 0
     distinct: frozenset[str] | None = frozenset()
 
     @property
@@ -237,6 +239,7 @@ class Evidence:
             self.datetimes + other.datetimes,
             self.booleans + other.booleans,
             self.codes + other.codes,
+            self.infinite + other.infinite,
             distinct if distinct is None or len(distinct) <= DISTINCT_KEPT else None,
         )
 
@@ -271,6 +274,7 @@ def _weighted(text: pa.Array, counts: pa.Array, distinct: frozenset[str] | None,
         datetimes=fitting(pc.is_valid(_text_to_datetime(text))),
         booleans=fitting(pc.is_in(pc.utf8_lower(text), pa.array(["true", "false"]))),
         codes=fitting(pc.match_substring_regex(text, _CODE)),
+        infinite=fitting(pc.match_substring_regex(text, _INFINITE, ignore_case=True)),
         distinct=distinct,
     )
 
@@ -296,7 +300,7 @@ def kind_of(seen: Evidence) -> Kind | None:
         return "text"
     if seen.booleans == seen.values:
         return "boolean"
-    if seen.numbers == seen.values:
+    if seen.numbers and seen.numbers + seen.infinite == seen.values:
         return "integer" if seen.integers == seen.values else "number"
     if seen.datetimes == seen.values:
         return "datetime"

@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import InputError
 from .settings import add_usecase, check_endpoints, settings_file
 from .usecases import Task, UseCase
 
+if TYPE_CHECKING:
+    from brookside_mlops.contracts import Contract
+
 # %% auto #0
-__all__ = ["CLASSES", "Onboarding", "known_usecases", "guess_task", "onboard"]
+__all__ = ["CLASSES", "Onboarding", "known_usecases", "guess_task", "refuse_other_target", "onboard"]
 
 # %% ../nbs/parts/onboarding.ipynb #84181a3e
 CLASSES = 20  # whole numbers with more different values than this are quantities
@@ -49,10 +54,55 @@ def guess_task(data: Path, target: str) -> Task:
     return "regression" if numeric and values.nunique() > CLASSES else "classification"
 
 
+def refuse_other_target(project: Path, usecase: str, target: str) -> None:
+    """Raise InputError where a use case is there already and predicts another column than `target`."""
+    from brookside_mlops.settings import ENVIRONMENTS, read_settings
+
+    known = read_settings(project, ENVIRONMENTS[0], usecase)[1]
+    if target and target != known.target:
+        does = f"predicts {known.target!r}" if known.target else "finds groups and predicts nothing"
+        raise InputError(
+            f"--target {target}: [usecase.{usecase}] of settings.ini {does}. Leave --target out, edit the section and its "
+            "contract, or give the new use case a name of its own (--usecase)."
+        )
+
+
+def _refuse_unfit(new: Onboarding, task: Task, contract: Contract, notes: Mapping[str, str]) -> None:
+    """Raise InputError for a table that 02_engineer would refuse: no feature, few rows, a target of many or rare classes."""
+    from brookside_mlops.datasets import read_table
+    from brookside_mlops.features import class_names
+    from brookside_mlops.splits import SplitInputs, refuse_unfit
+
+    if not contract.features:
+        said = "; ".join(f"{name}: {note}" for name, note in notes.items())
+        raise InputError(f"{new.data}: no column is a feature ({said or 'there is none beside the target'})")
+    values = read_table(new.data, [new.target or contract.features[0]]).iloc[:, 0]
+    labels = class_names(values) if task == "classification" else None
+    try:
+        refuse_unfit(SplitInputs(rows=len(values), labels=labels))
+    except InputError as error:
+        raise InputError(
+            f"{new.data}, column {new.target!r}: {error}" if new.target else f"{new.data}: {error}"
+        ) from None
+
+
+def _left_out(contract: Contract, notes: Mapping[str, str], most: int = 20) -> list[str]:
+    """Return a line for each column that is no feature, with the reason, as many as a reader takes."""
+    said = [
+        f"no feature: {name} ({column.role}): {notes.get(name, '')}"
+        for name, column in contract.columns.items()
+        if column.role not in ("feature", "target")
+    ]
+    return said[:most] + (
+        [f"no feature: {len(said) - most} more columns, see the contract"] if len(said) > most else []
+    )
+
+
 def onboard(project: Path, new: Onboarding) -> list[str]:
     """Write the section and the contract of a new use case and return what was written, in words.
 
-    Raises InputError where the table cannot be read, has no such column, or the name is no name.
+    Raises InputError where the table cannot be read or learnt from, has no such column, or the name is no name; nothing is
+    written then.
     """
     from brookside_mlops.contract_files import write_contract
     from brookside_mlops.contract_inference import infer_contract
@@ -77,10 +127,12 @@ def onboard(project: Path, new: Onboarding) -> list[str]:
             f"use case {new.name!r}: a lower-case letter, then up to 31 lower-case letters, digits and _ would be right"
         ) from None
     check_endpoints(project, usecase)
+    _refuse_unfit(new, task, contract, notes)
     said = []
     if not (project / place).exists():
         write_contract(project / place, contract, notes)
         said.append(f"wrote {place}, inferred from {new.data.name}: look through it, it is yours to edit")
+        said += _left_out(contract, notes)
     add_usecase(project, usecase)
     return [
         *said,

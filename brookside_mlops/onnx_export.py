@@ -5,7 +5,9 @@
 # %% ../nbs/parts/onnx_export.ipynb #73f5e5bf
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from skl2onnx.common.shape_calculator import (
     calculate_linear_classifier_output_shapes,
     calculate_linear_regressor_output_shapes,
 )
+from sklearn.pipeline import Pipeline
 
 from .bundle import Bundle, BundleColumn, BundleInfo
 from .features import Features, model_inputs
@@ -53,16 +56,43 @@ def _register() -> None:
     )
 
 
+def _numbered(model: Model) -> Any:
+    """Return the part of a fitted pipeline that is converted, with its columns called c0, c1, ... in their order."""
+    numbers = {name: f"c{place}" for place, name in enumerate(model.features.names())}
+    columns = copy.copy(model.pipeline["columns"])
+    columns.transformers_ = [
+        (name, part, [numbers[column] for column in taken]) for name, part, taken in columns.transformers_
+    ]
+    return (
+        columns
+        if model.features.task == "clustering"
+        else Pipeline([("columns", columns), model.pipeline.steps[1]])
+    )
+
+
 def _convert(model: Model) -> onnx.ModelProto:
-    """Return the fitted pipeline as a graph whose inner names begin with `model_`."""
+    """Return the fitted pipeline as a graph with the inputs c0, c1, ..., whose inner names begin with `model_`."""
     _register()
     types = {"category": StringTensorType, "number": FloatTensorType, "boolean": FloatTensorType}
-    inputs = [(column.name, types[column.kind]([None, 1])) for column in model.features.columns]
-    task = model.features.task
-    options = {id(model.pipeline): {"zipmap": False}} if task == "classification" else None
-    pipeline = model.pipeline["columns"] if task == "clustering" else model.pipeline
+    inputs = [
+        (f"c{place}", types[column.kind]([None, 1])) for place, column in enumerate(model.features.columns)
+    ]
+    pipeline = _numbered(model)
+    options = {id(pipeline): {"zipmap": False}} if model.features.task == "classification" else None
     graph = convert_sklearn(pipeline, "model", inputs, options=options, target_opset=OPSETS)
     return compose.add_prefix(graph, "model_", rename_inputs=False)
+
+
+def _name_inputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Call the inputs c0, c1, ... of a graph by `names`, except where it uses a name for something else."""
+    used = {one.name for part in (graph.input, graph.initializer, graph.output) for one in part}
+    used |= {name for node in graph.node for name in (*node.input, *node.output)} | {""}
+    given = {f"c{place}": name for place, name in enumerate(names) if name not in used}
+    for one in graph.input:
+        one.name = given.get(one.name, one.name)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = given.get(name, name)
 
 
 # %% ../nbs/parts/onnx_export.ipynb #89543fae
@@ -142,6 +172,7 @@ def to_onnx(model: Model) -> onnx.ModelProto:
     converted.graph.initializer.extend(constants)
     del converted.graph.output[:]
     converted.graph.output.extend(outputs)
+    _name_inputs(converted.graph, model.features.names())
     onnx.checker.check_model(converted)
     return converted
 
@@ -175,14 +206,19 @@ def request_of(frame: pd.DataFrame, features: Features) -> dict[str, Any]:
 def write_bundle(folder: Path, model: Model, usecase: UseCase, examples: pd.DataFrame) -> BundleInfo:
     """Write the bundle of a model: model.onnx, input_example.json, and last bundle.json. Returns what it says."""
     folder.mkdir(parents=True, exist_ok=True)
+    converted = to_onnx(model)
     with replacing(folder / "model.onnx") as path:
-        path.write_bytes(to_onnx(model).SerializeToString(deterministic=True))
+        path.write_bytes(converted.SerializeToString(deterministic=True))
     write_json(folder / "input_example.json", request_of(examples, model.features))
     features = model.features
+    columns = tuple(
+        BundleColumn(name=column.name, kind=column.kind, input="" if one.name == column.name else one.name)
+        for column, one in zip(features.columns, converted.graph.input, strict=True)
+    )
     info = BundleInfo(
         usecase=usecase.name,
         task=features.task,
-        columns=tuple(BundleColumn(name=column.name, kind=column.kind) for column in features.columns),
+        columns=columns,
         classes=features.classes,
         positive=features.positive,
         score=usecase.score and bool(features.positive),

@@ -27,6 +27,7 @@ __all__ = [
     "EDGES",
     "LEVELS",
     "Table",
+    "KEPT",
     "FeatureProfile",
     "Profile",
     "column",
@@ -244,16 +245,64 @@ def merge(one: Profile, other: Profile) -> Profile:
 
 
 # %% ../nbs/parts/profiles.ipynb #442bca24
+KEPT = 1 << 18  # values of a number that are kept to find its edges
+
+
+class _Sample:
+    """Values of one column over batches: its kind, all different numbers up to 4,096, and at most KEPT drawn at random."""
+
+    def __init__(self) -> None:
+        self.kind: FeatureKind = "empty"
+        self.different: NDArray[np.float64] | None = np.empty(0)
+        self.kept: NDArray[np.float64] = np.empty(0)
+        self.share = 1.0
+        self.generator = np.random.default_rng(0)
+
+    def add(self, values: pa.Array) -> None:
+        """Add a plain array of a batch."""
+        kind = kind_of(values)
+        self.kind = kind if self.kind == "empty" else self.kind
+        if kind not in ("number", "datetime"):
+            return
+        numbers = floats(values)
+        numbers = numbers[np.isfinite(numbers)]
+        if self.different is not None:
+            different = np.union1d(self.different, numbers)
+            self.different = different if len(different) <= EDGES else None
+        self.kept = np.concatenate([self.kept, self._drawn(numbers, self.share)])
+        while len(self.kept) > KEPT:
+            self.kept, self.share = self._drawn(self.kept, 0.5), self.share / 2
+
+    def _drawn(self, numbers: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+        return numbers if share == 1 else numbers[self.generator.random(len(numbers)) < share]
+
+    def outline(self) -> FeatureProfile:
+        """Return the profile of no rows, with the edges to count on."""
+        edges = self.different if self.different is not None else edges_of(np.sort(self.kept))
+        counts = counts_at(np.empty(0), edges) if self.kind in ("number", "datetime") else ()
+        return FeatureProfile(kind=self.kind, rows=0, missing=0, edges=tuple(edges.tolist()), counts=counts)
+
+
+def _outline(path: str | Path, schema: pa.Schema) -> Profile:
+    """Return the profile of no rows of a file, with the edges of each number, in memory that does not grow with the file."""
+    samples = {name: _Sample() for name in schema.names}
+    for batch in read_batches(path, schema):
+        for name, sample in samples.items():
+            sample.add(column(batch.rows, name))
+    return Profile(rows=0, features={name: sample.outline() for name, sample in samples.items()})
+
+
 def profile_file(
     path: str | Path, like: Profile | None = None, columns: Collection[str] | None = None
 ) -> Profile:
-    """Return the profile of a CSV or Parquet file; with `like`, in memory that does not grow with the file.
+    """Return the profile of a CSV or Parquet file, in memory that does not grow with the file.
 
     Raises InputError for a file that cannot be read as a table.
     """
     schema = schema_of(path)
     wanted = [name for name in schema.names if columns is None or name in columns]
-    if like is None or not wanted:
+    if not wanted:
         return profile(read_table(path, wanted))
     fields = pa.schema([schema.field(name) for name in wanted])
-    return reduce(merge, (profile(batch.rows, like) for batch in read_batches(path, fields)))
+    edges = like or _outline(path, fields)
+    return reduce(merge, (profile(batch.rows, edges) for batch in read_batches(path, fields)))

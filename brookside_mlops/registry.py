@@ -59,14 +59,15 @@ class Registration:
 
 # %% ../nbs/parts/registry.ipynb #8978ee5b
 def _signature(info: BundleInfo) -> Any:
-    """Return the MLflow signature of a bundle: one tensor per raw column."""
+    """Return the MLflow signature of a bundle: one tensor per raw column, under the name of its input."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     words, numbers = np.dtype(np.str_), np.dtype(np.float32)
     inputs: list[Any] = [
-        TensorSpec(words if one.kind == "category" else numbers, (-1, 1), one.name) for one in info.columns
+        TensorSpec(words if one.kind == "category" else numbers, (-1, 1), one.input_name)
+        for one in info.columns
     ]
     outputs: dict[str, list[Any]] = {
         "classification": [

@@ -122,10 +122,16 @@ def roll_back(run: Run, wanted: Return, listen: Callable[[Record], None] = unhea
     plan = plan_back(wanted.cause, 60 * settings.bake_scale, wanted.delete_failed, settings.keep_hours)
     context = context_of(run, listen)
     context.endpoint.start()
+    known, name = context.deployments(), context.endpoint.name
+    row = context.store.last(name)
+    if row and row.open and Record.model_validate_json(row.document).kind == "rollback":
+        begun = go_on(context)
+        if begun and (begun.waiting or (begun.state == "finished" and wanted.to in ("", begun.new))):
+            return begun
     stopped = stop_rollout(context, "rollback")
     if stopped is not None and stopped.state == "restored" and stopped.live:
         return stopped
-    known, name = context.deployments(), context.endpoint.name
+    known = context.deployments()
     release = release_back(Releases(settings.state).history(name), known, name, wanted.to)
     details = {"reason": wanted.reason, "cause": wanted.cause, "to_version": release.version}
     context.audit("rollback", details)

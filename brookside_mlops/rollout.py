@@ -17,7 +17,7 @@ from .canary import Decision, Evidence, Look, Step, decide, observe
 from .endpoints.protocol import Counts, Deployment, Endpoint
 from .errors import InputError
 from .results import Check, worst
-from .rollout_plan import Plan, Target, splits, way_back
+from .rollout_plan import Plan, Target, same_version, splits, way_back
 from .rollout_store import RolloutStore
 
 # %% auto #0
@@ -37,11 +37,13 @@ __all__ = [
     "create",
     "smoke",
     "approve",
+    "read_back",
     "shift",
     "bake",
     "act",
     "finish",
     "abort",
+    "home",
     "restore",
 ]
 
@@ -112,7 +114,9 @@ def unheard(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """What a driver works with. `approved` names who approved, or ''; `finished` is told of a rollout that has ended well."""
+    """What a driver works with. `approved` names who approved, or ''; `finished` is told of a rollout that has ended well, `restored` of one
+    that went back.
+    """
 
     endpoint: Endpoint
     store: RolloutStore
@@ -120,6 +124,7 @@ class Context:
     audit: Callable[[str, Mapping[str, Any]], None] = unheard
     approved: Callable[[], str] = lambda: ""
     finished: Callable[[Record], None] = unheard
+    restored: Callable[[Record], None] = unheard
     listen: Callable[[Record], None] = unheard
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
@@ -150,16 +155,18 @@ def create(context: Context, record: Record) -> Record:
     known = context.deployments()
     found = known.get(record.new)
     target = record.target
-    if found is not None:
-        same = (found.version, found.sha256, found.state) == (target.version, target.sha256, "ready")
-        if not same or found.weight:
-            if found.weight:
-                context.endpoint.set_traffic({record.old: 100} if record.old else {})
-            context.endpoint.delete_deployment(record.new)
-            context.store.forget(record.endpoint, record.new)
-            found = None
-    if found is None:
-        context.endpoint.create_deployment(record.new, target.bundle, target.model_name, target.version)
+    if found is not None and found.weight:
+        raise InputError(
+            f"endpoint {record.endpoint}: {record.new} has {found.weight} % of the traffic; at 0 % it would be free"
+        )
+    if found is None or not (same_version(found, target) and found.state == "ready"):
+        context.endpoint.delete_deployment(record.new)
+        context.store.forget(record.endpoint, record.new)
+        made = context.endpoint.create_deployment(
+            record.new, target.bundle, target.model_name, target.version
+        )
+        if made.sha256 != target.sha256:
+            raise InputError(f"{target.bundle} is not version {target.version}: its SHA-256 differs")
     record = told(
         context,
         record,
@@ -191,6 +198,14 @@ def approve(context: Context, record: Record) -> Record:
 
 
 # %% ../nbs/parts/rollout.ipynb #804e0eb6
+def read_back(context: Context, record: Record) -> None:
+    """Raise InputError unless the traffic is what this step asks for."""
+    found = {name: weight for name, weight in context.endpoint.show().traffic.items() if weight}
+    wanted = {name: weight for name, weight in record.split().items() if weight}
+    if found != wanted:
+        raise InputError(f"endpoint {record.endpoint}: traffic is {found}; the rollout had set {wanted}")
+
+
 def shift(context: Context, record: Record) -> Record:
     """Set the traffic of this step and see that it is so."""
     split = record.split()
@@ -198,10 +213,7 @@ def shift(context: Context, record: Record) -> Record:
     if not record.live:
         _, cursor = context.endpoint.counts("", record.plan.rules.limits_ms)
     context.endpoint.set_traffic(split)
-    found = {name: weight for name, weight in context.endpoint.show().traffic.items() if weight}
-    wanted = {name: weight for name, weight in split.items() if weight}
-    if found != wanted:
-        raise InputError(f"endpoint {record.endpoint}: traffic is {found} after it was set to {wanted}")
+    read_back(context, record)
     said = ", ".join(f"{name} {weight} %" for name, weight in split.items())
     record = told(context, record, "traffic", said, split=split)
     live = [*record.live, split] if split not in record.live[-1:] else record.live
@@ -214,6 +226,10 @@ def bake(context: Context, record: Record) -> Record:
     begun = context.monotonic()
     context.sleep(plan.look)
     spent = min(context.monotonic() - begun, 5 * plan.look + 1)
+    if not context.endpoint.show().running:
+        context.endpoint.start()
+        record = told(context, record, "alert", f"the server of {record.endpoint} was gone: started again")
+    read_back(context, record)
     counts, cursor = context.endpoint.counts(record.cursor, plan.rules.limits_ms)
     look = Look(
         start=record.total,
@@ -273,32 +289,45 @@ GRADUAL = ("error_rate", "worse_errors", "latency", "worse_latency")
 
 def abort(context: Context, record: Record, cause: str, reason: str) -> Record:
     """Write down the way back, to be gone in `restore`."""
-    back = way_back(record.new, record.old, record.weight(), cause in GRADUAL)
-    if not record.live:
-        back = []
+    moving = record.state == "shift"  # it may have moved already
+    live = [*record.live, record.split()] if moving else record.live
+    record = record.model_copy(update={"live": live})
+    back = way_back(record.new, record.old, record.weight(), cause in GRADUAL) if live else []
     record = told(context, record, "abort", reason, cause=cause)
     return going(record, "restore", back=back, cause=cause, reason=reason, waiting="")
 
 
+def home(record: Record, known: Mapping[str, Deployment]) -> dict[str, int]:
+    """Return the traffic to end with on the way back: as before, as far as those deployments are still there."""
+    before = {name: weight for name, weight in record.before.items() if name in known and name != record.new}
+    if sum(before.values()) == 100:
+        return before
+    if record.old in known:
+        return {record.old: 100}
+    return {record.new: 100} if record.old and record.new in known else {}
+
+
 def restore(context: Context, record: Record) -> Record:
     """Go one step back; with the last one, traffic is as it was before and the new deployment is gone."""
+    context.endpoint.start()
     if len(record.back) > 1:
         context.endpoint.set_traffic(record.back[0])
         record = told(context, record, "traffic", f"back to {record.back[0]}", split=record.back[0])
         context.sleep(record.plan.pause)
         return record.model_copy(update={"back": record.back[1:], "live": [*record.live, record.back[0]]})
+    if record.live:
+        context.endpoint.set_traffic(home(record, context.deployments()))
     known = context.deployments()
-    before = {name: weight for name, weight in record.before.items() if name in known and name != record.new}
-    if sum(before.values()) != 100:
-        before = {record.old: 100} if record.old in known else {}
-    context.endpoint.set_traffic(before)
-    if record.new not in record.before:
+    if record.new in known and record.new not in record.before and not known[record.new].weight:
         context.endpoint.delete_deployment(record.new)
-    said = ", ".join(f"{name} {weight} %" for name, weight in before.items()) or "nothing serves"
-    record = told(
-        context, record, "rollback", f"{record.new} has no traffic; {said}, as before", split=before
-    )
-    return going(record, "restored", back=[], live=[*record.live, before] if record.live else [])
+    split = {name: one.weight for name, one in known.items() if one.weight}
+    said = ", ".join(f"{name} {weight} %" for name, weight in split.items()) or "nothing serves"
+    lost = bool(split.get(record.new))
+    text = f"{record.old} is gone, {record.new} keeps the traffic" if lost else f"{said}, as before"
+    record = told(context, record, "rollback", text, split=split)
+    record = record.model_copy(update={"back": [], "live": [*record.live, split] if record.live else []})
+    context.restored(record)
+    return going(record, "restored")
 
 
 STATES: dict[State, Callable[[Context, Record], Record]] = {

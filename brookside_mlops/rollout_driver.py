@@ -5,20 +5,46 @@
 # %% ../nbs/parts/rollout_driver.ipynb #e864a867
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from .endpoints.protocol import Deployment
 from .errors import BrooksideError, InputError
-from .rollout import ENDED, STATES, Context, Record, abort, going, told
+from .rollout import ENDED, STATES, Context, Record, State, abort, going, told
 from .rollout_plan import Plan, Target, free_name, same_version, serving
 from .rollout_store import LeaseLost, Row, Wish
 
 # %% auto #0
-__all__ = ["obey", "drive", "target_of", "begin", "rule", "found", "roll_out", "go_on"]
-
+__all__ = [
+    "ENDING",
+    "letting_go",
+    "obey",
+    "drive",
+    "target_of",
+    "first_record",
+    "begin",
+    "rule",
+    "found",
+    "roll_out",
+    "go_on",
+]
 
 # %% ../nbs/parts/rollout_driver.ipynb #702ba3c3
+ENDING: tuple[State, ...] = ("finish", "restore")
+
+
+@contextmanager
+def letting_go(context: Context) -> Iterator[None]:
+    """Let go of the lease at the end of the block, if the disk still takes that."""
+    try:
+        yield
+    finally:
+        with suppress(BrooksideError):
+            context.store.release()
+
+
 def _write(context: Context, record: Record) -> Record:
     context.store.save(record.number, record.model_dump_json(), record.state not in ENDED)
     context.listen(record)
@@ -26,21 +52,22 @@ def _write(context: Context, record: Record) -> Record:
 
 
 def obey(context: Context, record: Record) -> Record:
-    """Do what another process asked for."""
+    """Do what another process asked for. Raises LeaseLost where this process does not hold the rollout."""
     wish, by = context.store.take_wish(record.number)
-    if wish == "abort" and record.state != "restore":
-        return _write(context, abort(context, record, "asked", f"aborted by {by}"))
-    if wish == "pause" and record.state in ("shift", "bake"):
-        record = told(context, record, "pause", f"paused by {by}").model_copy(update={"waiting": "paused"})
-        return _write(context, record)
     if wish == "leave":
         return record.model_copy(update={"waiting": "left"})
-    if wish == "promote" and record.state in ("shift", "bake"):
+    if not wish or record.state in ENDING:
+        return record
+    if wish == "abort":
+        return _write(context, abort(context, record, "asked", f"aborted by {by}"))
+    if wish == "pause":
+        record = told(context, record, "pause", f"paused by {by}").model_copy(update={"waiting": "paused"})
+    if wish == "promote":
         last = len(record.plan.steps) - 1 if record.old else 0
         record = told(context, record, "promote", f"{by} sends all traffic now, without further bakes")
-        record = going(record, "shift", step=last, plan=record.plan.model_copy(update={"bake": 0.0}))
-        return _write(context, record)
-    return record
+        state = "shift" if record.state == "bake" else record.state
+        record = going(record, state, step=last, plan=record.plan.model_copy(update={"bake": 0.0}))
+    return _write(context, record)
 
 
 def drive(context: Context, record: Record) -> Record:
@@ -49,22 +76,21 @@ def drive(context: Context, record: Record) -> Record:
     Raises what went wrong in a state after traffic is as it was before, LeaseLost when another process has taken over.
     """
     fault: BaseException | None = None
-    while record.state not in ENDED:
-        try:
-            record = obey(context, record)
-            if record.waiting:
-                break
-            moved = STATES[record.state](context, record)
-        except LeaseLost:
-            raise
-        except (BrooksideError, KeyboardInterrupt) as error:
-            if record.state == "restore" or fault is not None:
-                context.store.release(record.number)
+    with letting_go(context):
+        while record.state not in ENDED:
+            try:
+                record = obey(context, record)
+                if record.waiting:
+                    break
+                moved = STATES[record.state](context, record)
+            except LeaseLost:
                 raise
-            fault = error
-            moved = abort(context, record, "fault", str(error) or type(error).__name__)
-        record = _write(context, moved)
-    context.store.release(record.number)
+            except (Exception, KeyboardInterrupt) as error:
+                if record.state in ENDING or fault is not None:
+                    raise
+                fault = error
+                moved = abort(context, record, "fault", str(error) or type(error).__name__)
+            record = _write(context, moved)
     if fault is not None:
         raise fault
     return record
@@ -78,9 +104,8 @@ def target_of(deployment: Deployment) -> Target:
     )
 
 
-def begin(context: Context, plan: Plan, target: Target, **more: Any) -> Record:
-    """Write down a new rollout; `more` are fields of its record. Raises InputError where one is under way, or traffic is split by hand."""
-    known = context.deployments()
+def first_record(context: Context, known: Mapping[str, Deployment], plan: Plan, target: Target) -> Record:
+    """Return how a rollout begins, by the deployments that are there. Raises InputError where traffic is split by hand."""
     carrying = [f"{name} {one.weight} %" for name, one in known.items() if one.weight]
     if len(carrying) > 1:
         raise InputError(
@@ -88,23 +113,41 @@ def begin(context: Context, plan: Plan, target: Target, **more: Any) -> Record:
             f"deployment first, brookside-mlops endpoint traffic {context.endpoint.name} --set NAME=100"
         )
     old = serving(known)
-    kept = [name for name, one in known.items() if same_version(one, target)]
-    record = Record(
+    kept = [name for name, one in known.items() if same_version(one, target) and name != old]
+    new = kept[0] if kept else free_name(known)
+    return Record(
         endpoint=context.endpoint.name,
         plan=plan,
         target=target,
-        new=next((name for name in kept if name != old), free_name(known)),
+        new=new,
         old=old,
-        before={name: one.weight for name, one in known.items()},
+        before={name: one.weight for name, one in known.items() if name != new or kept},
         replaces=target_of(known[old]) if old else None,
-        **more,
     )
+
+
+def begin(context: Context, plan: Plan, target: Target, **more: Any) -> Record:
+    """Write down a new rollout; `more` are fields of its record.
+
+    Raises InputError where one is under way, where traffic is split by hand, or where the endpoint was changed in this very moment.
+    """
+    known = context.deployments()
+    record = first_record(context, known, plan, target).model_copy(update=more)
     number = context.store.begin(record.endpoint, record.model_dump_json())
     record = record.model_copy(update={"number": number})
-    context.audit(
-        "plan", {"rollout": number, "version": target.version, "steps": list(plan.steps), "bake": plan.bake}
-    )
+    details = {"rollout": number, "version": target.version, "steps": list(plan.steps), "bake": plan.bake}
+    try:
+        if _at_rest(context.deployments()) != _at_rest(known):
+            raise InputError(f"endpoint {record.endpoint} was changed by somebody else just now: try again")
+        context.audit("plan", details)
+    except BaseException:
+        context.store.save(number, record.model_dump_json(), False)
+        raise
     return _write(context, record)
+
+
+def _at_rest(known: Mapping[str, Deployment]) -> dict[str, tuple[int, str, int]]:
+    return {name: (one.version, one.sha256, one.weight) for name, one in known.items()}
 
 
 def rule(record: Record, target: Target | None) -> Literal["resume", "restore"]:
@@ -112,28 +155,28 @@ def rule(record: Record, target: Target | None) -> Literal["resume", "restore"]:
     if record.state == "restore":
         return "restore"
     same = target is None or (target.version, target.sha256) == (record.target.version, record.target.sha256)
-    return "resume" if same or record.state == "finish" else "restore"
+    return "resume" if same or record.state == "finish" or record.kind == "rollback" else "restore"
 
 
 def found(context: Context, row: Row, target: Target | None) -> Record:
     """Return a rollout that was found, ready to be driven: as it was, or on its way back; it says which."""
-    record = Record.model_validate_json(row.document).model_copy(update={"number": row.id, "waiting": ""})
+    record = Record.model_validate_json(row.document)
+    baked = 0.0 if record.waiting == "held" else record.baked
+    record = record.model_copy(update={"number": row.id, "waiting": "", "baked": baked})
     there = context.deployments().get(record.new)
     gone = record.state in ("smoke", "approve", "shift", "bake") and (
         there is None or there.state == "failed"
     )
+    what = f"found in state {record.state}"
     if record.state == "restore":
-        return record
-    if gone:
-        return _write(context, abort(context, record, "fault", f"{record.new} is gone: restored"))
-    if rule(record, target) == "restore":
-        return _write(
-            context, abort(context, record, "superseded", f"found in state {record.state}: restored")
-        )
-    if Record.model_validate_json(row.document).waiting == "held":
-        record = record.model_copy(update={"baked": 0.0})
-    text = f"found in state {record.state}: resumed"
-    return _write(context, told(context, record, "resume", text))
+        record = told(context, record, "resume", f"{what}: goes on to restore")
+    elif gone:
+        record = abort(context, record, "fault", f"{what}, and {record.new} is gone: restored")
+    elif rule(record, target) == "restore":
+        record = abort(context, record, "superseded", f"{what}: restored")
+    else:
+        record = told(context, record, "resume", f"{what}: resumed")
+    return _write(context, record)
 
 
 # %% ../nbs/parts/rollout_driver.ipynb #9361e0cf
@@ -144,25 +187,25 @@ def roll_out(context: Context, plan: Plan, target: Target, **more: Any) -> Recor
 
     Raises InputError where another process holds a rollout, BrooksideError for what went wrong, with traffic as before.
     """
-    row = context.store.claim(context.endpoint.name)
-    if row is not None:
-        record = found(context, row, target)
-        moving_back = record.state == "restore"
-        record = drive(context, record)
-        if not moving_back and (record.target.version, record.target.sha256) == (
-            target.version,
-            target.sha256,
-        ):
-            return record
-    return drive(context, begin(context, plan, target, **more))
+    with letting_go(context):
+        row = context.store.claim(context.endpoint.name)
+        if row is not None:
+            record = found(context, row, target)
+            moving_back = record.state == "restore"
+            record = drive(context, record)
+            same = (record.target.version, record.target.sha256) == (target.version, target.sha256)
+            if record.waiting or (same and not moving_back):
+                return record
+        return drive(context, begin(context, plan, target, **more))
 
 
 def go_on(context: Context, wish: Wish = "", by: str = "") -> Record | None:
     """Go on with the open rollout of an endpoint, doing what `by` wishes first; None where there is none."""
-    row = context.store.claim(context.endpoint.name)
-    if row is None:
-        return None
-    record = found(context, row, None)
-    if wish:
-        context.store.ask(context.endpoint.name, wish, by)
-    return drive(context, record)
+    with letting_go(context):
+        row = context.store.claim(context.endpoint.name)
+        if row is None:
+            return None
+        record = found(context, row, None)
+        if wish:
+            context.store.ask(context.endpoint.name, wish, by)
+        return drive(context, record)

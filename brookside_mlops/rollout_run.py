@@ -19,6 +19,7 @@ from .registry import RegisterResult, check_version, mark_serving
 from .releases import Release, Releases
 from .rollout import Context, Record, unheard
 from .rollout_driver import go_on, roll_out
+from .rollout_news import tell
 from .rollout_plan import HOURS_PER_MONTH, PlanView, Target, plan_of, serving, view_plan
 from .rollout_store import RolloutStore, Wish
 from .runs import Run
@@ -77,6 +78,8 @@ def write_end(run: Run, record: Record) -> None:
         )
     )
     mark_serving(run.settings, target.model_name, target.version)
+    if record.kind == "rollback":
+        tell(run.settings.state, record)
 
 
 def context_of(run: Run, listen: Callable[[Record], None] = unheard) -> Context:
@@ -97,6 +100,7 @@ def context_of(run: Run, listen: Callable[[Record], None] = unheard) -> Context:
         audit=audit,
         approved=approved,
         finished=lambda record: write_end(run, record),
+        restored=lambda record: unheard(tell(run.settings.state, record)),
         listen=listen,
     )
 
@@ -125,7 +129,12 @@ def outcome(record: Record, run_id: str = "RUN") -> Record:
     """Return a record that finished. Raises GateFailed for one that went back, ApprovalNeeded or RolloutWaits for one that waits."""
     name = record.endpoint
     if record.state == "restored":
-        left = f"{record.old} serves as before" if record.old else "nothing serves, as before"
+        serves = next(iter(record.live[-1]), "") if record.live else record.old
+        left = (
+            f"{serves} serves{' as before' * (serves == record.old)}"
+            if serves
+            else "nothing serves, as before"
+        )
         raise GateFailed(f"rollout of version {record.target.version}: {record.reason}. {left}.")
     if record.waiting == "approval":
         raise ApprovalNeeded(

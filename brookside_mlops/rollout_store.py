@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -77,7 +77,7 @@ def alive(holder: Holder, renewed: float, now: float) -> bool:
     """Say whether a holder may still be at work."""
     if holder.host == socket.gethostname() and holder.born:
         return process_born(holder.pid) == holder.born
-    return now - renewed < LEASE
+    return abs(now - renewed) < LEASE
 
 
 # %% ../nbs/parts/rollout_store.ipynb #3a044c9c
@@ -121,22 +121,20 @@ class RolloutStore:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """Yield the database in one write transaction."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        """Yield the database in one write transaction. InputError for what SQLite cannot do, as on a full disk."""
         try:
-            database.execute("pragma journal_mode = wal")
-            if not database.execute("select 1 from sqlite_master where name = 'rollout'").fetchone():
-                database.executescript(_TABLE)
-            database.execute("begin immediate")
-            try:
-                yield database
-            except BaseException:
-                database.execute("rollback")
-                raise
-            database.execute("commit")
-        finally:
-            database.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
+                database.execute("pragma journal_mode = wal")
+                if not database.execute("select 1 from sqlite_master where name = 'rollout'").fetchone():
+                    database.executescript(_TABLE)
+                database.execute("begin immediate")
+                with database:
+                    yield database
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(
+                f"{self.path}: {error}: a file that can be written, on a disk with room, would be right"
+            ) from None
 
     def last(self, endpoint: str) -> Row | None:
         """Return the newest rollout of an endpoint, None where there was none."""
@@ -180,16 +178,12 @@ class RolloutStore:
                 (document, open_, self.clock(), number, self.token),
             ).rowcount
         if changed != 1:
-            raise LeaseLost(
-                f"rollout {number} was taken over by another process: nothing more is moved from here"
-            )
+            raise _lost(number)
 
-    def release(self, number: int) -> None:
-        """Let go of a rollout that stays open, so that another process may go on with it."""
+    def release(self) -> None:
+        """Let go of what this process holds, so that another one may go on with it."""
         with self._change() as database:
-            database.execute(
-                "update rollout set holder = '', token = '' where id = ? and token = ?", (number, self.token)
-            )
+            database.execute("update rollout set holder = '', token = '' where token = ?", (self.token,))
 
     def ask(self, endpoint: str, wish: Wish, by: str) -> Row | None:
         """Ask the driver of the open rollout for something; return the row, None where no rollout is open."""
@@ -205,12 +199,16 @@ class RolloutStore:
             )
 
     def take_wish(self, number: int) -> tuple[Wish, str]:
-        """Return what was asked for and by whom, once."""
+        """Return what was asked for and by whom, once. Raises LeaseLost where this process does not hold the rollout."""
         with self._change() as database:
-            row = database.execute("select wish, wisher from rollout where id = ?", (number,)).fetchone()
-            if row and row[0]:
+            row = database.execute(
+                "select wish, wisher from rollout where id = ? and token = ?", (number, self.token)
+            ).fetchone()
+            if row is None:
+                raise _lost(number)
+            if row[0]:
                 database.execute("update rollout set wish = '' where id = ?", (number,))
-        return row if row else ("", "")
+        return row[0], row[1]
 
     def keep(self, endpoint: str, deployment: str, until: float) -> None:
         """Write down until when a deployment without traffic is kept."""
@@ -241,6 +239,10 @@ def _row(found: tuple[object, ...] | None) -> Row | None:
     values = dict(zip(Row.model_fields, found, strict=True))
     values["holder"] = Holder.model_validate_json(str(values["holder"])) if values["holder"] else None
     return Row.model_validate(values)
+
+
+def _lost(number: int) -> LeaseLost:
+    return LeaseLost(f"rollout {number} was taken over by another process: nothing more is moved from here")
 
 
 def _refuse_if_held(database: sqlite3.Connection, endpoint: str, now: float) -> None:

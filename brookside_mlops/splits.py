@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, train_test_split
 
@@ -18,11 +19,13 @@ from .errors import InputError
 __all__ = [
     "Rows",
     "FEWEST",
+    "MOST_CLASSES",
     "Split",
     "Shares",
     "split_by_time",
     "split_at_random",
     "SplitInputs",
+    "refuse_unfit",
     "split_rows",
 ]
 
@@ -51,8 +54,15 @@ class Shares:
 
 # %% ../nbs/parts/splits.ipynb #3b649094
 def split_by_time(times: ArrayLike, shares: Shares, groups: ArrayLike | None = None) -> Split:
-    """Return a split in order of time [rows]; rows of one group [rows], or of one time, stay together."""
+    """Return a split in order of time [rows]; rows of one group [rows], or of one time, stay together.
+
+    Rows without a time count as older than all others. ValueError where no row has one.
+    """
     moments = np.asarray(times)
+    gaps = np.asarray(pd.isna(moments))
+    if gaps.all():
+        raise ValueError("no row has a time")
+    moments = np.where(gaps, moments[~gaps].min(), moments)
     members = np.unique(moments if groups is None else np.asarray(groups), return_inverse=True)[1].ravel()
     newest = np.full(members.max() + 1, moments.min())
     np.maximum.at(newest, members, moments)
@@ -62,6 +72,8 @@ def split_by_time(times: ArrayLike, shares: Shares, groups: ArrayLike | None = N
     place[units] = np.digitize(
         np.round(upto, 9), [1 - shares.valid - shares.test, 1 - shares.test], right=True
     )
+    if gaps.any():
+        place[newest == moments.min()] = 0
     part = place[members]
     how = "by time" if groups is None else "by time, groups kept together"
     return Split(how, *(np.flatnonzero(part == number) for number in range(3)))
@@ -110,17 +122,31 @@ class SplitInputs:
     labels: ArrayLike | None = None
 
 
-def split_rows(inputs: SplitInputs, shares: Shares, seed: int) -> Split:
-    """Return the split: by time where there are times, else at random. InputError for too few rows, members or groups."""
+MOST_CLASSES = 100
+
+
+def refuse_unfit(inputs: SplitInputs) -> None:
+    """Raise InputError for too few rows, and for labels that are many or have too few rows each."""
     if inputs.rows < FEWEST:
         raise InputError(
             f"{inputs.rows} rows cannot be split into train, valid and test: {FEWEST} is the least"
         )
-    if inputs.labels is not None:
-        names, counts = np.unique(np.asarray(inputs.labels, dtype=str), return_counts=True)
-        if counts.min() < 6:
-            rare = str(names[counts.argmin()])
-            raise InputError(f"class {rare!r} has {counts.min()} rows: each class needs 6. Merge or drop it.")
+    if inputs.labels is None:
+        return
+    names, counts = np.unique(np.asarray(inputs.labels, dtype=str), return_counts=True)
+    if len(names) > MOST_CLASSES:
+        raise InputError(
+            f"{len(names)} different values: a target of a classification has few (at most {MOST_CLASSES}). Numbers "
+            "are a regression (task = regression); for words, predict a column with fewer."
+        )
+    if counts.min() < 6:
+        rare = str(names[counts.argmin()])
+        raise InputError(f"class {rare!r} has {counts.min()} rows: each class needs 6. Merge or drop it.")
+
+
+def split_rows(inputs: SplitInputs, shares: Shares, seed: int) -> Split:
+    """Return the split: by time where there are times, else at random. InputError for too few rows, members or groups."""
+    refuse_unfit(inputs)
     try:
         if inputs.times is not None:
             split = split_by_time(inputs.times, shares, inputs.groups)

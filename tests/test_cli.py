@@ -12,6 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from brookside_mlops.cli import app
+from brookside_mlops.cli_options import chosen_run
+from brookside_mlops.features import FeatureColumn, Features, write_features
+from brookside_mlops.onboarding import Onboarding, known_usecases, onboard
+from brookside_mlops.results import StageResult
 from brookside_mlops.runs import Run
 from brookside_mlops.scratch import scratch_bundle as adding
 from tests.tables import CELLS, CHURN
@@ -60,9 +64,9 @@ def test_bad_input_is_a_message_and_exit_code_2(here: Path, words: tuple[str, ..
 
 
 def test_drift_of_any_two_tables(here: Path) -> None:
-    frame = pd.DataFrame({"x": range(500), "y": range(500)})
+    frame = pd.DataFrame({"x": [row / 7 for row in range(500)], "y": [row / 9 for row in range(500)]})
     frame.to_csv("a.csv", index=False)
-    frame.assign(y=frame["y"] + 400).to_parquet("b.parquet")
+    frame.assign(y=frame["y"] + 40).to_parquet("b.parquet")
     code, output = call("drift", "--reference", "a.csv", "--current", "b.parquet", "--json")
     assert code == 1 and json.loads(output)["verdict"] == "critical"
     code, output = call("drift", "--reference", "a.csv", "--current", "a.csv")
@@ -152,3 +156,90 @@ def test_approval_is_recorded(here: Path) -> None:
     code, output = call("deploy", "--run", run.id)
     assert code == 2 and "deploy needs validate to be done" in output
     assert "approved by Grace" in call("approve", run.id, "--as", "Grace")[1]
+
+
+def test_a_target_that_the_section_does_not_predict_is_refused(here: Path) -> None:
+    CHURN.frame(300).to_csv("churn.csv", index=False)
+    onboard(here, Onboarding("churn", here / "churn.csv", "churn"))
+    before = Path("settings.ini").read_text()
+    for words in (("--target", "state"), ("--target", "state", "--data", "churn.csv")):
+        code, output = call("run", "-u", "churn", *words)
+        assert code == 2 and "predicts 'churn'" in output and "--usecase" in output
+    code, output = call("run", "--target", "cost")
+    assert code == 2 and "[usecase.viability]" in output and "predicts 'viable'" in output
+    assert Path("settings.ini").read_text() == before and not list(here.glob("parameterized/*/*"))
+
+
+def test_a_missing_table_of_a_known_use_case_is_named(here: Path) -> None:
+    CHURN.frame(300).to_csv("churn.csv", index=False)
+    onboard(here, Onboarding("churn", here / "churn.csv", "churn"))
+    code, output = call("run", "-u", "churn", "--data", "churns.csv", "--target", "churn")
+    assert code == 2 and "no such file. Was churn.csv meant?" in output
+    Path("churn.csv").unlink()
+    code, output = call("run", "-u", "churn")
+    assert code == 2 and "no such file" in output
+
+
+ROWS = 120
+UNUSABLE = {
+    "600 different values: a target of a classification has few": {"y": [f"t{row}" for row in range(600)]},
+    "class 'rare' has 2 rows": {"y": ["rare", "rare", *["a", "b"] * 59]},
+    "is 'a' in every row": {"y": ["a"] * ROWS},
+    "1 rows have no target": {"y": [None, *["a"] * 60, *["b"] * 59]},
+    "60 is the least": {"y": ["a", "b"] * 20},
+    "no column is a feature": {"y": ["a", "b"] * 60, "x": [1.0] * ROWS},
+    "no column 'y'": {"z": ["a", "b"] * 60},
+    "row 8 is 'oops'": {"y": ["a", "b"] * 60, "x": [*map(str, range(7)), "oops", *map(str, range(112))]},
+}
+
+
+@pytest.mark.parametrize("said", list(UNUSABLE))
+def test_a_first_attempt_that_fails_leaves_no_section_and_no_contract(here: Path, said: str) -> None:
+    content = UNUSABLE[said]
+    rows = len(next(iter(content.values())))
+    pd.DataFrame({"x": [row / 7 for row in range(rows)]} | content).to_csv("own.csv", index=False)
+    code, output = call("run", "-u", "own", "--data", "own.csv", "--target", "y")
+    assert code == 2 and said in output, output
+    assert "own" not in known_usecases(here) and sorted(path.name for path in here.iterdir()) == ["own.csv"]
+
+
+def test_an_unknown_environment_or_parameter_leaves_no_section(here: Path) -> None:
+    CHURN.frame(300).to_csv("churn.csv", index=False)
+    for words in (("-e", "production"), ("-p", "trees=many")):
+        assert call("run", "-u", "churn", "--data", "churn.csv", "--target", "churn", *words)[0] == 2
+    assert sorted(path.name for path in here.iterdir()) == ["churn.csv"]
+
+
+def test_columns_that_are_no_features_are_said_with_the_reason(here: Path) -> None:
+    frame = CHURN.frame(300)
+    frame.insert(0, "rownames", range(1, 301))
+    frame["note"] = [f"note {row}" for row in range(300)]
+    frame.to_csv("churn.csv", index=False)
+    said = onboard(here, Onboarding("churn", here / "churn.csv", "churn"))
+    assert "no feature: rownames (key): a value of its own in each row" in said
+    assert any(line.startswith("no feature: note (ignore): a value of its own") for line in said)
+
+
+def test_drift_takes_the_newest_run_that_has_training_rows(here: Path) -> None:
+    frame = pd.DataFrame({"x": [row / 7 for row in range(300)]})
+    frame.to_parquet("new.parquet")
+    good = Run.create(here, "dev", "viability")
+    features = Features(task="classification", columns=(FeatureColumn(name="x", kind="number"),))
+    write_features(good.new("features.json"), features)
+    for name in ("train", "test"):
+        frame.to_parquet(good.new(f"{name}.parquet"))
+    files = {name: name for name in ("features.json", "train.parquet", "test.parquet")}
+    good.finish(StageResult(stage="engineer", verdict="pass", checks=[], artifacts=files))
+    failed = Run.create(here, "dev", "viability")
+    assert chosen_run("", "dev", "viability").id == failed.id
+    code, output = call("drift", "--current", "new.parquet")
+    assert code == 0 and good.id in output, output
+    code, output = call("drift", "--run", failed.id, "--current", "new.parquet")
+    assert code == 2 and "run the stage that makes it first" in output
+
+
+def test_drift_without_any_training_rows_says_which_run_to_resume(here: Path) -> None:
+    pd.DataFrame({"x": [1.5, 2.5]}).to_csv("new.csv", index=False)
+    failed = Run.create(here, "dev", "viability")
+    code, output = call("drift", "--current", "new.csv")
+    assert code == 2 and "has train.parquet yet" in output and f"run --resume {failed.id}" in output

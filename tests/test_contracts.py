@@ -152,3 +152,147 @@ def test_target_with_gaps_or_one_value_is_refused(tmp_path: Path) -> None:
 def test_text_of_a_contract_reads_back(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(contract_text(CONTRACT, {"idea": "a note\nof two lines"}))
     assert read_contract(tmp_path / "c.yaml") == CONTRACT
+
+
+def test_keys_whose_names_begin_alike_are_checked_apart(tmp_path: Path) -> None:
+    names = [f"customer_relationship_management_system_identifier_of_the_account_{end}" for end in "ab"]
+    frame = pd.DataFrame({name: [f"k{row}" for row in range(50)] for name in names})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    contract = Contract(
+        unique=tuple((name,) for name in names),
+        columns={name: Column(kind="text", role="key") for name in names},
+    )
+    assert broken(tmp_path / "t.csv", contract) == {}
+
+
+def test_rows_without_a_key_do_not_repeat_each_other(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"key": ["a", None, None, "b", "a"], "part": [1, 1, 1, 1, 1]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    columns = {"key": Column(kind="text", role="key", nullable=True), "part": Column(kind="integer")}
+    for key in (("key",), ("key", "part")):
+        report = check_table(tmp_path / "t.csv", Contract(unique=(key,), columns=columns))
+        (rule,) = report.broken()
+        assert (rule.violations, [one.row for one in rule.offences]) == (1, [5])
+
+
+@pytest.mark.parametrize("rows", [70_000, 140_000])
+def test_key_is_found_where_it_repeats_only_across_batches(rows: int, tmp_path: Path) -> None:
+    numbers = np.arange(rows)
+    pd.DataFrame({"user_id": numbers, "again_id": np.where(numbers < rows - 1, numbers, 3)}).to_parquet(
+        tmp_path / "t.parquet"
+    )
+    contract, _ = infer_contract(tmp_path / "t.parquet")
+    assert contract.unique == (("user_id",),) and contract.columns["again_id"].role != "key"
+
+
+def inferred(frame: pd.DataFrame, path: Path) -> tuple[Contract, dict[str, str]]:
+    """Return the draft for a frame written as CSV, which must be the same for Parquet."""
+    frame.to_csv(path / "t.csv", index=False)
+    frame.to_parquet(path / "t.parquet", index=False)
+    found = infer_contract(path / "t.csv")
+    assert infer_contract(path / "t.parquet") == found
+    return found
+
+
+def test_columns_that_identify_rows_are_keys_or_ignored_never_features(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = 400
+    frame = pd.DataFrame(
+        {
+            "rownames": np.arange(1, rows + 1),
+            "customerId": np.arange(1, rows + 1),
+            "OrderID": generator.permutation(10**6)[:rows],
+            "position": np.arange(5, rows + 5),
+            "accountNumber": np.append(generator.permutation(10**6)[: rows - 1], 7),
+            "userid": [f"u{row // 2}" for row in range(rows)],
+            "cents": generator.permutation(10**6)[:rows],
+            "weight": generator.normal(size=rows),
+        }
+    )
+    frame.loc[0, "accountNumber"] = frame.loc[1, "accountNumber"]
+    contract, notes = inferred(frame, tmp_path)
+    assert {name: column.role for name, column in contract.columns.items()} == {
+        "rownames": "key",
+        "customerId": "key",
+        "OrderID": "key",
+        "position": "ignore",
+        "accountNumber": "ignore",
+        "userid": "ignore",
+        "cents": "feature",
+        "weight": "feature",
+    }
+    assert "counts the rows" in notes["position"] and "by its name" in notes["accountNumber"]
+    assert contract.severity_of("unique") == "error"
+
+
+def test_text_that_happens_to_be_unique_warns_at_most(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"title": [f"title {row}" for row in range(100)], "x": np.arange(100) / 7})
+    contract, notes = inferred(frame, tmp_path)
+    assert contract.columns["title"].role == "ignore" and "role key" in notes["title"]
+    assert contract.unique == (("title",),) and contract.severity_of("unique") == "warning"
+    frame.loc[7, "title"] = "title 8"
+    frame.to_csv(tmp_path / "later.csv", index=False)
+    report = check_table(tmp_path / "later.csv", contract)
+    assert not report.broken("error") and [rule.violations for rule in report.broken("warning")] == [1]
+    named, _ = inferred(frame.assign(idea_id=[f"i{row}" for row in range(100)]), tmp_path)
+    assert named.unique == (("idea_id",),) and named.severity_of("unique") == "error"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("${:,.2f}", "amounts of money"),
+        ("{:.2f} EUR", "amounts of money"),
+        ("{:.1f}%", "percentages"),
+        ("{:,.1f}", "commas between thousands"),
+    ],
+)
+def test_draft_says_what_text_seems_to_be(written: str, said: str, tmp_path: Path) -> None:
+    values = [written.format(1_000 + row * 37.25) for row in range(300)]
+    contract, notes = inferred(pd.DataFrame({"price": values, "x": np.arange(300) / 7}), tmp_path)
+    assert contract.columns["price"].role == "ignore" and not contract.unique
+    assert said in notes["price"] and repr(values[0]) in notes["price"]
+    assert said in contract_text(contract, notes)
+
+
+def test_draft_says_that_decimal_commas_and_other_dates_are_text(tmp_path: Path) -> None:
+    days = pd.date_range("2024-01-01", periods=300)
+    frame = pd.DataFrame(
+        {
+            "width": [f"{row / 4:.2f}".replace(".", ",") for row in range(300)],
+            "sent": days.strftime("%d.%m.%Y"),
+            "month": [f"{row % 12},5" for row in range(300)],
+        }
+    )
+    contract, notes = inferred(frame, tmp_path)
+    assert "decimal comma" in notes["width"] and "dates" in notes["sent"] and not contract.unique
+    assert contract.columns["month"].role == "feature" and "decimal comma" in notes["month"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "rows", "role"),
+    [(50, 200, "feature"), (51, 200, "ignore"), (51, 2_000, "feature"), (199, 2_000, "ignore")],
+)
+def test_a_text_is_a_category_by_its_rows_per_level(
+    levels: int, rows: int, role: str, tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({"state": [f"s{row % levels}" for row in range(rows)], "x": np.arange(rows) / 7})
+    contract, _ = inferred(frame, tmp_path)
+    assert contract.columns["state"].role == role
+    if role == "feature":
+        assert (
+            contract.columns["state"].kind == "category" and len(contract.columns["state"].allowed) == levels
+        )
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_infinities_among_numbers_are_named_by_row_in_either_format(ending: str, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [1.5, 2.5, np.inf, 3.5, -np.inf], "y": [1.25, 2, 3, 4, 5]})
+    path = tmp_path / f"t.{ending}"
+    frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+    with pytest.raises(InputError, match=r"'x': row 3 is .*inf.*, not a finite number"):
+        infer_contract(path)
+    contract = Contract(columns={name: Column(kind="number") for name in "xy"})
+    (rule,) = check_table(path, contract).broken()
+    assert (rule.rule, rule.violations, [one.row for one in rule.offences]) == ("kind", 2, [3, 5])
+    assert rule.required == "a finite number, as in 12.5"

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import ks_2samp
+from scipy.stats import chi2_contingency, fisher_exact, ks_2samp
 
-from brookside_mlops.drift import Thresholds, compare, compare_tables, jensen_shannon, psi
+from brookside_mlops import profiles
+from brookside_mlops.drift import Thresholds, binned, compare, compare_tables, cuts, jensen_shannon, psi
 from brookside_mlops.errors import InputError
-from brookside_mlops.profiles import profile
+from brookside_mlops.profiles import profile, profile_file
 
 COUNTS = st.lists(st.integers(1, 1000), min_size=4, max_size=4).map(
     lambda values: np.array(values, dtype=float)
@@ -112,3 +113,137 @@ def test_any_two_tables_are_compared(tmp_path: Path) -> None:
         compare_tables(tmp_path / "a.csv", tmp_path / "c.csv")
     with pytest.raises(InputError, match="no such file"):
         compare_tables(tmp_path / "a.csv", tmp_path / "nothing.csv")
+
+
+def mixed(rows: int, seed: int) -> pd.DataFrame:
+    """Return a table with numbers, a category, identifiers and a time, the same distributions for every seed."""
+    generator = np.random.default_rng(seed)
+    frame = pd.DataFrame(generator.normal(size=(rows, 8)), columns=[f"x{i}" for i in range(8)])
+    frame["unit"] = generator.choice(["a", "b", "c", "d", "e", "f"], rows)
+    frame["flag"] = generator.random(rows) < 0.3
+    frame["amount"] = np.where(generator.random(rows) < 0.2, np.nan, generator.lognormal(size=rows))
+    return frame
+
+
+@pytest.mark.parametrize("rows", [(40, 40), (100, 100), (1_000, 50), (50, 1_000), (2_000, 10)])
+def test_tables_of_one_distribution_do_not_alarm_however_small(rows: tuple[int, int]) -> None:
+    alarms = 0
+    for seed in range(60):
+        before = profile(mixed(rows[0], seed))
+        alarms += bool(compare(before, profile(mixed(rows[1], 1_000 + seed), like=before)).drifted())
+    assert alarms <= 3
+
+
+@pytest.mark.parametrize("rows", [(100, 100), (1_000, 50)])
+def test_large_shifts_are_found_in_small_tables(rows: tuple[int, int]) -> None:
+    found = 0
+    for seed in range(20):
+        before, now = profile(mixed(rows[0], seed)), mixed(rows[1], 1_000 + seed)
+        now["x0"] += 1.5
+        now["unit"] = now["unit"].where(now["x1"] < 0.2, "new")
+        now["amount"] = now["amount"].where(now["x1"] > 0.2)
+        report = compare(before, profile(now, like=before))
+        found += {one.feature for one in report.drifted()} == {"x0", "unit", "amount"}
+    assert found >= 16
+
+
+def test_a_psi_that_chance_explains_is_said_to_be_one() -> None:
+    before = profile(mixed(40, 0))
+    (found,) = [
+        one for one in compare(before, profile(mixed(40, 1), like=before)).features if one.feature == "x0"
+    ]
+    assert found.psi is not None and found.psi > 0.2 and not found.drifted
+    assert "which chance explains (p " in found.reason
+
+
+def test_adjusted_p_agrees_with_benjamini_and_hochberg_by_hand() -> None:
+    before, now = mixed(300, 0), mixed(300, 1)
+    now["x0"] += 0.4
+    first = profile(before)
+    report = {one.feature: one for one in compare(first, profile(now, like=first)).features}
+    numbers = [f"x{i}" for i in range(8)] + ["amount"]
+    raw = {name: report[name].ks_p for name in numbers}
+    for name in ("unit", "flag"):
+        counts = [side[name].value_counts() for side in (before, now)]
+        table = pd.DataFrame(counts).fillna(0)
+        raw[name] = (
+            chi2_contingency(table, correction=False).pvalue if name == "unit" else fisher_exact(table)[1]
+        )
+    gaps = [[side["amount"].isna().sum(), side["amount"].notna().sum()] for side in (before, now)]
+    raw["gaps"] = fisher_exact(gaps)[1]
+    order = sorted(raw, key=raw.__getitem__)
+    adjusted, least = {}, 1.0
+    for rank in range(len(order), 0, -1):
+        least = min(least, raw[order[rank - 1]] * len(order) / rank)
+        adjusted[order[rank - 1]] = least
+    assert {name: report[name].p for name in (*numbers, "unit", "flag")} == pytest.approx(
+        {name: adjusted[name] for name in (*numbers, "unit", "flag")}
+    )
+    assert report["amount"].missing_p == pytest.approx(adjusted["gaps"])
+
+
+def test_identifiers_and_times_are_reported_and_not_counted(tmp_path: Path) -> None:
+    for name, first, seed in (("a", 0, 0), ("b", 500, 1)):
+        frame = mixed(300, seed)
+        frame["rownum"] = np.arange(first, first + 300)
+        frame["customerId"] = np.random.default_rng(seed).permutation(10_000_000)[:300] + 10_000_000 * seed
+        frame["token"] = [f"t{first + row}" for row in range(300)]
+        frame["sent"] = pd.date_range("2025-01-01", periods=300) + pd.Timedelta(days=first)
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    report = compare_tables(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    aside = {one.feature: one.reason for one in report.features if not one.counted}
+    assert set(aside) == {"rownum", "customerId", "token", "sent"} and all(aside.values())
+    assert report.verdict == "pass" and report.share == 0 and len(report.features) == 15
+    assert "Not counted: " in report.sentence()
+    named = compare_tables(tmp_path / "a.parquet", tmp_path / "b.parquet", columns=["rownum", "x0"])
+    assert named.share == 0.5, "a column that is named is a feature"
+    with pytest.raises(InputError, match="none: sent: a time"):
+        compare_tables(*(write_only(tmp_path / f"{name}.parquet", ["sent"]) for name in ("a", "b")))
+
+
+def write_only(path: Path, columns: list[str]) -> Path:
+    """Write some columns of a table beside it, and return the path."""
+    other = path.with_name(f"only_{path.name}")
+    pd.read_parquet(path, columns=columns).to_parquet(other)
+    return other
+
+
+def test_profile_of_a_file_is_that_of_its_rows_in_memory(tmp_path: Path) -> None:
+    frame = mixed(100_000, 0)
+    frame["late"] = np.where(np.arange(100_000) < 70_000, np.nan, frame["x0"])
+    frame["none"] = np.full(100_000, np.nan)
+    frame["sent"] = pd.date_range("2025-01-01", periods=100_000, freq="min")
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert profile_file(tmp_path / "t.parquet") == profile(frame)
+
+
+def test_longer_tables_have_edges_of_a_sample_and_exact_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "KEPT", 20_000)
+    frame = mixed(200_000, 0)
+    frame["age"] = np.random.default_rng(1).integers(18, 4_000, 200_000)
+    frame.to_parquet(tmp_path / "t.parquet")
+    found = profile_file(tmp_path / "t.parquet")
+    assert found.features["age"] == profile(frame[["age"]]).features["age"], "few different values stay exact"
+    x0 = found.features["x0"]
+    values = np.sort(frame["x0"].to_numpy())
+    assert x0.counts == profiles.counts_at(values, np.array(x0.edges)) and x0.rows == 200_000
+    tenths = binned(x0, cuts(x0)) / 200_000
+    assert tenths == pytest.approx(np.full(10, 0.1), abs=0.003)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-0.5, 0.5))
+def test_true_ks_lies_within_the_stated_error(seed: int, shift: float) -> None:
+    generator = np.random.default_rng(seed)
+    one, other = generator.normal(size=9_000), generator.normal(shift, 1.2, size=5_000)
+    before = profile(pd.DataFrame({"x": one}))
+    (found,) = compare(before, profile(pd.DataFrame({"x": other}), like=before)).features
+    exact = ks_2samp(one, other, method="asymp").statistic
+    assert found.ks is not None and found.ks_error is not None
+    assert found.ks - 1e-12 <= exact <= found.ks + found.ks_error + 1e-12
+    few = profile(pd.DataFrame({"x": one[:500]}))
+    (exact_one,) = compare(few, profile(pd.DataFrame({"x": other}), like=few)).features
+    assert exact_one.ks_error == 0
+    assert exact_one.ks == pytest.approx(ks_2samp(one[:500], other, method="asymp").statistic)

@@ -23,7 +23,7 @@ from ..contract_checks import RuleCount, TableReport, check_table
 from ..contract_files import read_contract, write_contract
 from ..contract_inference import infer_contract
 from ..contracts import Contract, for_usecase
-from ..datasets import parquet_writer, write_parquet
+from ..datasets import parquet_writer, table_path, write_parquet
 from ..errors import InputError
 from ..files import sha256
 from ..plots import COLOURS, Picture, describe, figure
@@ -43,7 +43,7 @@ def source_table(run: Run, data: str, rows: int) -> Path:
 
     name = data or run.usecase.data
     if name != "portfolio":
-        return run.project / name
+        return table_path(run.project / name)
     path = run.new("portfolio.parquet")
     table = pa.Table.from_pandas(portfolio(rows, run.settings.seed), preserve_index=False)
     write_parquet(path, table.to_batches())
@@ -95,13 +95,26 @@ def rule_check(rule: RuleCount) -> Check:
     )
 
 
-def report_checks(report: TableReport, inferred: bool) -> list[Check]:
-    """Return the verdict table of a report: what is broken, and a row that counts what is kept."""
+def report_checks(report: TableReport, inferred: bool, contract: Contract) -> list[Check]:
+    """Return the verdict table of a report: what is kept, which columns no model sees, and what is broken."""
     broken = [*report.broken("error"), *report.broken("warning")]
     kept = len(report.rules) - len(broken)
     checks = [
         Check(name="rules kept", measured=f"{kept} of {len(report.rules)}", required="all", verdict="pass")
     ]
+    roles = {
+        name: one.role for name, one in contract.columns.items() if one.role not in ("feature", "target")
+    }
+    if roles:
+        said = ", ".join(f"{name} ({role})" for name, role in roles.items())
+        checks.append(
+            Check(
+                name="columns that are no features",
+                measured=said,
+                required="as the contract says",
+                verdict="pass",
+            )
+        )
     if inferred:
         checks.append(
             Check(
@@ -128,7 +141,7 @@ def validate(run: Run, *, data: str = "", rows: int = 20_000) -> ValidateResult:
     digest = sha256(table)
     with run.change() as record:
         record.data_sha256 = digest
-    checks = report_checks(report, inferred)
+    checks = report_checks(report, inferred, contract)
     return ValidateResult(
         stage="validate",
         verdict=worst(checks),
