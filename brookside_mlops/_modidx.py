@@ -3275,6 +3275,24 @@ d = {
                 "brookside_mlops/rollout_interrupt.py",
             ),
         },
+        "brookside_mlops.rollout_news": {
+            "brookside_mlops.rollout_news._split": (
+                "parts/rollout_news.html#_split",
+                "brookside_mlops/rollout_news.py",
+            ),
+            "brookside_mlops.rollout_news.incident_of": (
+                "parts/rollout_news.html#incident_of",
+                "brookside_mlops/rollout_news.py",
+            ),
+            "brookside_mlops.rollout_news.message_of": (
+                "parts/rollout_news.html#message_of",
+                "brookside_mlops/rollout_news.py",
+            ),
+            "brookside_mlops.rollout_news.tell": (
+                "parts/rollout_news.html#tell",
+                "brookside_mlops/rollout_news.py",
+            ),
+        },
         "brookside_mlops.rollout_plan": {
             "brookside_mlops.rollout_plan.Plan": (
                 "parts/rollout_plan.html#plan",
