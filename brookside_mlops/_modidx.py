@@ -3669,10 +3669,6 @@ d = {
                 "parts/settings.html#environment._known_placeholders",
                 "brookside_mlops/settings.py",
             ),
-            "brookside_mlops.settings.Environment._rising": (
-                "parts/settings.html#environment._rising",
-                "brookside_mlops/settings.py",
-            ),
             "brookside_mlops.settings.Environment._warned_first": (
                 "parts/settings.html#environment._warned_first",
                 "brookside_mlops/settings.py",
