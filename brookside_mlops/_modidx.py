@@ -9,6 +9,114 @@ d = {
         "lib_path": "brookside_mlops",
     },
     "syms": {
+        "brookside_mlops.audit": {
+            "brookside_mlops.audit.AuditLog": ("parts/audit.html#auditlog", "brookside_mlops/audit.py"),
+            "brookside_mlops.audit.AuditLog.__init__": (
+                "parts/audit.html#auditlog.__init__",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog._alone": (
+                "parts/audit.html#auditlog._alone",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog._create": (
+                "parts/audit.html#auditlog._create",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog._open": (
+                "parts/audit.html#auditlog._open",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog._write_head": (
+                "parts/audit.html#auditlog._write_head",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.append": (
+                "parts/audit.html#auditlog.append",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.exists": (
+                "parts/audit.html#auditlog.exists",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.head": (
+                "parts/audit.html#auditlog.head",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.rows": (
+                "parts/audit.html#auditlog.rows",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.AuditLog.verify": (
+                "parts/audit.html#auditlog.verify",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit._fits": ("parts/audit.html#_fits", "brookside_mlops/audit.py"),
+            "brookside_mlops.audit.audit_log": ("parts/audit.html#audit_log", "brookside_mlops/audit.py"),
+            "brookside_mlops.audit.check_details": (
+                "parts/audit.html#check_details",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.looks_secret": (
+                "parts/audit.html#looks_secret",
+                "brookside_mlops/audit.py",
+            ),
+            "brookside_mlops.audit.os_user": ("parts/audit.html#os_user", "brookside_mlops/audit.py"),
+        },
+        "brookside_mlops.audit_chain": {
+            "brookside_mlops.audit_chain.AuditRow": (
+                "parts/audit_chain.html#auditrow",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.Head": (
+                "parts/audit_chain.html#head",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.Link": (
+                "parts/audit_chain.html#link",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.Verification": (
+                "parts/audit_chain.html#verification",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain._missing": (
+                "parts/audit_chain.html#_missing",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain._name": (
+                "parts/audit_chain.html#_name",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain._rewritten": (
+                "parts/audit_chain.html#_rewritten",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain._row_faults": (
+                "parts/audit_chain.html#_row_faults",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.canonical": (
+                "parts/audit_chain.html#canonical",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.row_hash": (
+                "parts/audit_chain.html#row_hash",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.to_link": (
+                "parts/audit_chain.html#to_link",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.to_row": (
+                "parts/audit_chain.html#to_row",
+                "brookside_mlops/audit_chain.py",
+            ),
+            "brookside_mlops.audit_chain.verify_rows": (
+                "parts/audit_chain.html#verify_rows",
+                "brookside_mlops/audit_chain.py",
+            ),
+        },
         "brookside_mlops.bootstrap": {
             "brookside_mlops.bootstrap.Estimate": (
                 "parts/bootstrap.html#estimate",
@@ -95,15 +203,55 @@ d = {
                 "brookside_mlops/bundle.py",
             ),
         },
+        "brookside_mlops.canary": {
+            "brookside_mlops.canary.Decision": ("parts/canary.html#decision", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Evidence": ("parts/canary.html#evidence", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Look": ("parts/canary.html#look", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Point": ("parts/canary.html#point", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Rules": ("parts/canary.html#rules", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.Rules.scaled": (
+                "parts/canary.html#rules.scaled",
+                "brookside_mlops/canary.py",
+            ),
+            "brookside_mlops.canary.Step": ("parts/canary.html#step", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._pair": ("parts/canary.html#_pair", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._recent": ("parts/canary.html#_recent", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._time": ("parts/canary.html#_time", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary._worse": ("parts/canary.html#_worse", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.decide": ("parts/canary.html#decide", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.guardrails": (
+                "parts/canary.html#guardrails",
+                "brookside_mlops/canary.py",
+            ),
+            "brookside_mlops.canary.observe": ("parts/canary.html#observe", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.prediction_drift": (
+                "parts/canary.html#prediction_drift",
+                "brookside_mlops/canary.py",
+            ),
+            "brookside_mlops.canary.window": ("parts/canary.html#window", "brookside_mlops/canary.py"),
+        },
         "brookside_mlops.cli": {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli._check_order": ("parts/cli.html#_check_order", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._refuse_with_resume": (
+                "parts/cli.html#_refuse_with_resume",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli._run_of_endpoint": (
+                "parts/cli.html#_run_of_endpoint",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli._show_plan": ("parts/cli.html#_show_plan", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._smoke_url": ("parts/cli.html#_smoke_url", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.approve_command": (
                 "parts/cli.html#approve_command",
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.deploy_command": ("parts/cli.html#deploy_command", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli.environments_of": (
+                "parts/cli.html#environments_of",
+                "brookside_mlops/cli.py",
+            ),
             "brookside_mlops.cli.main": ("parts/cli.html#main", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.promote_command": (
                 "parts/cli.html#promote_command",
@@ -119,6 +267,42 @@ d = {
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.stage_command": ("parts/cli.html#stage_command", "brookside_mlops/cli.py"),
+        },
+        "brookside_mlops.cli_audit": {
+            "brookside_mlops.cli_audit._existing": (
+                "parts/cli_audit.html#_existing",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_export": (
+                "parts/cli_audit.html#audit_export",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_list": (
+                "parts/cli_audit.html#audit_list",
+                "brookside_mlops/cli_audit.py",
+            ),
+            "brookside_mlops.cli_audit.audit_verify": (
+                "parts/cli_audit.html#audit_verify",
+                "brookside_mlops/cli_audit.py",
+            ),
+        },
+        "brookside_mlops.cli_care": {
+            "brookside_mlops.cli_care.endpoint_keys": (
+                "parts/cli_care.html#endpoint_keys",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_logs": (
+                "parts/cli_care.html#endpoint_logs",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_mirror": (
+                "parts/cli_care.html#endpoint_mirror",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_prune": (
+                "parts/cli_care.html#endpoint_prune",
+                "brookside_mlops/cli_care.py",
+            ),
         },
         "brookside_mlops.cli_data": {
             "brookside_mlops.cli_data._drift_of_tables": (
@@ -155,6 +339,32 @@ d = {
                 "parts/cli_endpoint.html#endpoint_traffic",
                 "brookside_mlops/cli_endpoint.py",
             ),
+            "brookside_mlops.cli_endpoint.found_endpoints": (
+                "parts/cli_endpoint.html#found_endpoints",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.state_folders_of": (
+                "parts/cli_endpoint.html#state_folders_of",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.state_of": (
+                "parts/cli_endpoint.html#state_of",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+            "brookside_mlops.cli_endpoint.tell": (
+                "parts/cli_endpoint.html#tell",
+                "brookside_mlops/cli_endpoint.py",
+            ),
+        },
+        "brookside_mlops.cli_notify": {
+            "brookside_mlops.cli_notify._test_message": (
+                "parts/cli_notify.html#_test_message",
+                "brookside_mlops/cli_notify.py",
+            ),
+            "brookside_mlops.cli_notify.notify_command": (
+                "parts/cli_notify.html#notify_command",
+                "brookside_mlops/cli_notify.py",
+            ),
         },
         "brookside_mlops.cli_options": {
             "brookside_mlops.cli_options.Group": (
@@ -165,13 +375,75 @@ d = {
                 "parts/cli_options.html#group.invoke",
                 "brookside_mlops/cli_options.py",
             ),
+            "brookside_mlops.cli_options.Group.parse_args": (
+                "parts/cli_options.html#group.parse_args",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options._json_error": (
+                "parts/cli_options.html#_json_error",
+                "brookside_mlops/cli_options.py",
+            ),
             "brookside_mlops.cli_options.chosen_run": (
                 "parts/cli_options.html#chosen_run",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.expected": (
+                "parts/cli_options.html#expected",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.resumable": (
+                "parts/cli_options.html#resumable",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.stage_values": (
+                "parts/cli_options.html#stage_values",
                 "brookside_mlops/cli_options.py",
             ),
             "brookside_mlops.cli_options.stage_verb": (
                 "parts/cli_options.html#stage_verb",
                 "brookside_mlops/cli_options.py",
+            ),
+        },
+        "brookside_mlops.cli_rollout": {
+            "brookside_mlops.cli_rollout._record": (
+                "parts/cli_rollout.html#_record",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._row": (
+                "parts/cli_rollout.html#_row",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._take_over": (
+                "parts/cli_rollout.html#_take_over",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._wish": (
+                "parts/cli_rollout.html#_wish",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_abort": (
+                "parts/cli_rollout.html#rollout_abort",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_lines": (
+                "parts/cli_rollout.html#rollout_lines",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_pause": (
+                "parts/cli_rollout.html#rollout_pause",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_promote": (
+                "parts/cli_rollout.html#rollout_promote",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_resume": (
+                "parts/cli_rollout.html#rollout_resume",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_show": (
+                "parts/cli_rollout.html#rollout_show",
+                "brookside_mlops/cli_rollout.py",
             ),
         },
         "brookside_mlops.cli_runs": {
@@ -228,6 +500,104 @@ d = {
             "brookside_mlops.comparison.score_statistic": (
                 "parts/comparison.html#score_statistic",
                 "brookside_mlops/comparison.py",
+            ),
+        },
+        "brookside_mlops.connections": {
+            "brookside_mlops.connections.BadAnswer": (
+                "parts/connections.html#badanswer",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection": (
+                "parts/connections.html#connection",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.__init__": (
+                "parts/connections.html#connection.__init__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._begin": (
+                "parts/connections.html#connection._begin",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._end": (
+                "parts/connections.html#connection._end",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection._finish": (
+                "parts/connections.html#connection._finish",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.ask": (
+                "parts/connections.html#connection.ask",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.close": (
+                "parts/connections.html#connection.close",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.connection_lost": (
+                "parts/connections.html#connection.connection_lost",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.connection_made": (
+                "parts/connections.html#connection.connection_made",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.data_received": (
+                "parts/connections.html#connection.data_received",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_body": (
+                "parts/connections.html#connection.on_body",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_header": (
+                "parts/connections.html#connection.on_header",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_headers_complete": (
+                "parts/connections.html#connection.on_headers_complete",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Connection.on_message_complete": (
+                "parts/connections.html#connection.on_message_complete",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool": (
+                "parts/connections.html#pool",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__aenter__": (
+                "parts/connections.html#pool.__aenter__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__aexit__": (
+                "parts/connections.html#pool.__aexit__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.__init__": (
+                "parts/connections.html#pool.__init__",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool._connect": (
+                "parts/connections.html#pool._connect",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool._kept": (
+                "parts/connections.html#pool._kept",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Pool.post": (
+                "parts/connections.html#pool.post",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.Reply": (
+                "parts/connections.html#reply",
+                "brookside_mlops/connections.py",
+            ),
+            "brookside_mlops.connections.tunnel": (
+                "parts/connections.html#tunnel",
+                "brookside_mlops/connections.py",
             ),
         },
         "brookside_mlops.contract_checks": {
@@ -667,6 +1037,12 @@ d = {
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
+        },
+        "brookside_mlops.endpoints.care": {
+            "brookside_mlops.endpoints.care.prune": (
+                "parts/care.html#prune",
+                "brookside_mlops/endpoints/care.py",
+            )
         },
         "brookside_mlops.endpoints.fleet": {
             "brookside_mlops.endpoints.fleet.Fleet": (
@@ -1179,28 +1555,8 @@ d = {
                 "parts/endpoint_state.html#endpointstate.weigh",
                 "brookside_mlops/endpoints/state.py",
             ),
-            "brookside_mlops.endpoints.state.Release": (
-                "parts/endpoint_state.html#release",
-                "brookside_mlops/endpoints/state.py",
-            ),
             "brookside_mlops.endpoints.state._new_key": (
                 "parts/endpoint_state.html#_new_key",
-                "brookside_mlops/endpoints/state.py",
-            ),
-            "brookside_mlops.endpoints.state.previous_release": (
-                "parts/endpoint_state.html#previous_release",
-                "brookside_mlops/endpoints/state.py",
-            ),
-            "brookside_mlops.endpoints.state.record_release": (
-                "parts/endpoint_state.html#record_release",
-                "brookside_mlops/endpoints/state.py",
-            ),
-            "brookside_mlops.endpoints.state.record_rollback": (
-                "parts/endpoint_state.html#record_rollback",
-                "brookside_mlops/endpoints/state.py",
-            ),
-            "brookside_mlops.endpoints.state.releases": (
-                "parts/endpoint_state.html#releases",
                 "brookside_mlops/endpoints/state.py",
             ),
         },
@@ -1387,6 +1743,19 @@ d = {
                 "parts/errors.html#inputerror",
                 "brookside_mlops/errors.py",
             ),
+            "brookside_mlops.errors.Interrupted": (
+                "parts/errors.html#interrupted",
+                "brookside_mlops/errors.py",
+            ),
+            "brookside_mlops.errors.MachineError": (
+                "parts/errors.html#machineerror",
+                "brookside_mlops/errors.py",
+            ),
+            "brookside_mlops.errors.RolloutWaits": (
+                "parts/errors.html#rolloutwaits",
+                "brookside_mlops/errors.py",
+            ),
+            "brookside_mlops.errors.Waits": ("parts/errors.html#waits", "brookside_mlops/errors.py"),
         },
         "brookside_mlops.evaluation_plots": {
             "brookside_mlops.evaluation_plots._one_class": (
@@ -1412,6 +1781,37 @@ d = {
             "brookside_mlops.evaluation_plots.residual_picture": (
                 "parts/evaluation_plots.html#residual_picture",
                 "brookside_mlops/evaluation_plots.py",
+            ),
+        },
+        "brookside_mlops.evidence": {
+            "brookside_mlops.evidence.Comparison": (
+                "parts/evidence.html#comparison",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.Comparison.e_value": (
+                "parts/evidence.html#comparison.e_value",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence._log_choose": (
+                "parts/evidence.html#_log_choose",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.add_stretch": (
+                "parts/evidence.html#add_stretch",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.bets": ("parts/evidence.html#bets", "brookside_mlops/evidence.py"),
+            "brookside_mlops.evidence.difference_interval": (
+                "parts/evidence.html#difference_interval",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.log_ratios": (
+                "parts/evidence.html#log_ratios",
+                "brookside_mlops/evidence.py",
+            ),
+            "brookside_mlops.evidence.rate_interval": (
+                "parts/evidence.html#rate_interval",
+                "brookside_mlops/evidence.py",
             ),
         },
         "brookside_mlops.execution": {
@@ -1590,10 +1990,61 @@ d = {
             "brookside_mlops.files.write_json": ("parts/files.html#write_json", "brookside_mlops/files.py"),
             "brookside_mlops.files.write_text": ("parts/files.html#write_text", "brookside_mlops/files.py"),
         },
+        "brookside_mlops.fingerprints": {
+            "brookside_mlops.fingerprints._source_digest": (
+                "parts/fingerprints.html#_source_digest",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.code_of": (
+                "parts/fingerprints.html#code_of",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.fingerprint": (
+                "parts/fingerprints.html#fingerprint",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.imported": (
+                "parts/fingerprints.html#imported",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.intact": (
+                "parts/fingerprints.html#intact",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.settings_read": (
+                "parts/fingerprints.html#settings_read",
+                "brookside_mlops/fingerprints.py",
+            ),
+            "brookside_mlops.fingerprints.stage_notebook": (
+                "parts/fingerprints.html#stage_notebook",
+                "brookside_mlops/fingerprints.py",
+            ),
+        },
         "brookside_mlops.gates": {
             "brookside_mlops.gates._baseline": ("parts/gates.html#_baseline", "brookside_mlops/gates.py"),
             "brookside_mlops.gates._threshold": ("parts/gates.html#_threshold", "brookside_mlops/gates.py"),
             "brookside_mlops.gates.judge": ("parts/gates.html#judge", "brookside_mlops/gates.py"),
+        },
+        "brookside_mlops.golden": {
+            "brookside_mlops.golden.Golden": ("parts/golden.html#golden", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden._column": ("parts/golden.html#_column", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.body_of": ("parts/golden.html#body_of", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.golden_of": ("parts/golden.html#golden_of", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.golden_rows": (
+                "parts/golden.html#golden_rows",
+                "brookside_mlops/golden.py",
+            ),
+            "brookside_mlops.golden.read_rows": ("parts/golden.html#read_rows", "brookside_mlops/golden.py"),
+            "brookside_mlops.golden.signature_of_table": (
+                "parts/golden.html#signature_of_table",
+                "brookside_mlops/golden.py",
+            ),
+        },
+        "brookside_mlops.holds": {
+            "brookside_mlops.holds._lock": ("parts/holds.html#_lock", "brookside_mlops/holds.py"),
+            "brookside_mlops.holds._said": ("parts/holds.html#_said", "brookside_mlops/holds.py"),
+            "brookside_mlops.holds.hold": ("parts/holds.html#hold", "brookside_mlops/holds.py"),
+            "brookside_mlops.holds.holder": ("parts/holds.html#holder", "brookside_mlops/holds.py"),
         },
         "brookside_mlops.identifiers": {
             "brookside_mlops.identifiers._numbers_rows": (
@@ -1615,6 +2066,64 @@ d = {
             "brookside_mlops.identifiers.words_of": (
                 "parts/identifiers.html#words_of",
                 "brookside_mlops/identifiers.py",
+            ),
+        },
+        "brookside_mlops.incidents": {
+            "brookside_mlops.incidents.GitHub": (
+                "parts/incidents.html#github",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.Incident": (
+                "parts/incidents.html#incident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.NotTold": (
+                "parts/incidents.html#nottold",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.OpenedIncident": (
+                "parts/incidents.html#openedincident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._Passing": (
+                "parts/incidents.html#_passing",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._free": ("parts/incidents.html#_free", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._is_api": (
+                "parts/incidents.html#_is_api",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._line": ("parts/incidents.html#_line", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._message": (
+                "parts/incidents.html#_message",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._post": ("parts/incidents.html#_post", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._shown": (
+                "parts/incidents.html#_shown",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._written": (
+                "parts/incidents.html#_written",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.github": (
+                "parts/incidents.html#github",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.incident_text": (
+                "parts/incidents.html#incident_text",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.logs": ("parts/incidents.html#logs", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents.open_incident": (
+                "parts/incidents.html#open_incident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.open_issue": (
+                "parts/incidents.html#open_issue",
+                "brookside_mlops/incidents.py",
             ),
         },
         "brookside_mlops.kernels": {
@@ -1777,6 +2286,33 @@ d = {
                 "brookside_mlops/leakage.py",
             )
         },
+        "brookside_mlops.load": {
+            "brookside_mlops.load.Clock": ("parts/load.html#clock", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Clock.now": ("parts/load.html#clock.now", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Clock.sleep": ("parts/load.html#clock.sleep", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Load": ("parts/load.html#load", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Outcome": ("parts/load.html#outcome", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Request": ("parts/load.html#request", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender": ("parts/load.html#sender", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender.__init__": (
+                "parts/load.html#sender.__init__",
+                "brookside_mlops/load.py",
+            ),
+            "brookside_mlops.load.Sender._one": ("parts/load.html#sender._one", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Sender.send": ("parts/load.html#sender.send", "brookside_mlops/load.py"),
+            "brookside_mlops.load.Summary": ("parts/load.html#summary", "brookside_mlops/load.py"),
+            "brookside_mlops.load._pace": ("parts/load.html#_pace", "brookside_mlops/load.py"),
+            "brookside_mlops.load.constant_rate": (
+                "parts/load.html#constant_rate",
+                "brookside_mlops/load.py",
+            ),
+            "brookside_mlops.load.failed": ("parts/load.html#failed", "brookside_mlops/load.py"),
+            "brookside_mlops.load.judged": ("parts/load.html#judged", "brookside_mlops/load.py"),
+            "brookside_mlops.load.measure": ("parts/load.html#measure", "brookside_mlops/load.py"),
+            "brookside_mlops.load.refusal": ("parts/load.html#refusal", "brookside_mlops/load.py"),
+            "brookside_mlops.load.run_in_loop": ("parts/load.html#run_in_loop", "brookside_mlops/load.py"),
+            "brookside_mlops.load.summarise": ("parts/load.html#summarise", "brookside_mlops/load.py"),
+        },
         "brookside_mlops.metrics": {
             "brookside_mlops.metrics.Classified": (
                 "parts/metrics.html#classified",
@@ -1896,6 +2432,60 @@ d = {
             "brookside_mlops.modelling.temper": (
                 "parts/modelling.html#temper",
                 "brookside_mlops/modelling.py",
+            ),
+        },
+        "brookside_mlops.notifications": {
+            "brookside_mlops.notifications.Channel": (
+                "parts/notifications.html#channel",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.Delivery": (
+                "parts/notifications.html#delivery",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.Message": (
+                "parts/notifications.html#message",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._deliver": (
+                "parts/notifications.html#_deliver",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._host": (
+                "parts/notifications.html#_host",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._schemes": (
+                "parts/notifications.html#_schemes",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._send": (
+                "parts/notifications.html#_send",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._try": (
+                "parts/notifications.html#_try",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.channels": (
+                "parts/notifications.html#channels",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.configured": (
+                "parts/notifications.html#configured",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.main": (
+                "parts/notifications.html#main",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.notify": (
+                "parts/notifications.html#notify",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.safe_name": (
+                "parts/notifications.html#safe_name",
+                "brookside_mlops/notifications.py",
             ),
         },
         "brookside_mlops.onboarding": {
@@ -2077,37 +2667,48 @@ d = {
         },
         "brookside_mlops.pipeline": {
             "brookside_mlops.pipeline.Event": ("parts/pipeline.html#event", "brookside_mlops/pipeline.py"),
+            "brookside_mlops.pipeline._advance": (
+                "parts/pipeline.html#_advance",
+                "brookside_mlops/pipeline.py",
+            ),
             "brookside_mlops.pipeline._current": (
                 "parts/pipeline.html#_current",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline._execute": (
+                "parts/pipeline.html#_execute",
                 "brookside_mlops/pipeline.py",
             ),
             "brookside_mlops.pipeline._go_back": (
                 "parts/pipeline.html#_go_back",
                 "brookside_mlops/pipeline.py",
             ),
+            "brookside_mlops.pipeline._registered": (
+                "parts/pipeline.html#_registered",
+                "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline._run_stage": (
+                "parts/pipeline.html#_run_stage",
+                "brookside_mlops/pipeline.py",
+            ),
             "brookside_mlops.pipeline._set": ("parts/pipeline.html#_set", "brookside_mlops/pipeline.py"),
-            "brookside_mlops.pipeline._source_digest": (
-                "parts/pipeline.html#_source_digest",
+            "brookside_mlops.pipeline._superseded": (
+                "parts/pipeline.html#_superseded",
                 "brookside_mlops/pipeline.py",
             ),
             "brookside_mlops.pipeline._wake": ("parts/pipeline.html#_wake", "brookside_mlops/pipeline.py"),
+            "brookside_mlops.pipeline._withdraw": (
+                "parts/pipeline.html#_withdraw",
+                "brookside_mlops/pipeline.py",
+            ),
             "brookside_mlops.pipeline.advance": (
                 "parts/pipeline.html#advance",
                 "brookside_mlops/pipeline.py",
             ),
-            "brookside_mlops.pipeline.code_of": (
-                "parts/pipeline.html#code_of",
+            "brookside_mlops.pipeline.need_tables": (
+                "parts/pipeline.html#need_tables",
                 "brookside_mlops/pipeline.py",
             ),
-            "brookside_mlops.pipeline.fingerprint": (
-                "parts/pipeline.html#fingerprint",
-                "brookside_mlops/pipeline.py",
-            ),
-            "brookside_mlops.pipeline.imported": (
-                "parts/pipeline.html#imported",
-                "brookside_mlops/pipeline.py",
-            ),
-            "brookside_mlops.pipeline.intact": ("parts/pipeline.html#intact", "brookside_mlops/pipeline.py"),
             "brookside_mlops.pipeline.promote": (
                 "parts/pipeline.html#promote",
                 "brookside_mlops/pipeline.py",
@@ -2118,10 +2719,6 @@ d = {
             ),
             "brookside_mlops.pipeline.run_stage": (
                 "parts/pipeline.html#run_stage",
-                "brookside_mlops/pipeline.py",
-            ),
-            "brookside_mlops.pipeline.stage_notebook": (
-                "parts/pipeline.html#stage_notebook",
                 "brookside_mlops/pipeline.py",
             ),
             "brookside_mlops.pipeline.stage_parameters": (
@@ -2298,6 +2895,13 @@ d = {
             ),
             "brookside_mlops.promotion.carry": ("parts/promotion.html#carry", "brookside_mlops/promotion.py"),
         },
+        "brookside_mlops.readiness": {
+            "brookside_mlops.readiness.fault": ("parts/readiness.html#fault", "brookside_mlops/readiness.py"),
+            "brookside_mlops.readiness.need_ready": (
+                "parts/readiness.html#need_ready",
+                "brookside_mlops/readiness.py",
+            ),
+        },
         "brookside_mlops.registry": {
             "brookside_mlops.registry.RegisterResult": (
                 "parts/registry.html#registerresult",
@@ -2315,12 +2919,20 @@ d = {
                 "parts/registry.html#_signature",
                 "brookside_mlops/registry.py",
             ),
+            "brookside_mlops.registry._training_run": (
+                "parts/registry.html#_training_run",
+                "brookside_mlops/registry.py",
+            ),
             "brookside_mlops.registry.baseline_bundle": (
                 "parts/registry.html#baseline_bundle",
                 "brookside_mlops/registry.py",
             ),
             "brookside_mlops.registry.check_version": (
                 "parts/registry.html#check_version",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry.fetch_bundle": (
+                "parts/registry.html#fetch_bundle",
                 "brookside_mlops/registry.py",
             ),
             "brookside_mlops.registry.mark_serving": (
@@ -2334,6 +2946,44 @@ d = {
             "brookside_mlops.registry.serving_version": (
                 "parts/registry.html#serving_version",
                 "brookside_mlops/registry.py",
+            ),
+        },
+        "brookside_mlops.releases": {
+            "brookside_mlops.releases.Release": (
+                "parts/releases.html#release",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Release.same_version": (
+                "parts/releases.html#release.same_version",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases": (
+                "parts/releases.html#releases",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases.__init__": (
+                "parts/releases.html#releases.__init__",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases._change": (
+                "parts/releases.html#releases._change",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases.finished": (
+                "parts/releases.html#releases.finished",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases.history": (
+                "parts/releases.html#releases.history",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.Releases.rolled_back": (
+                "parts/releases.html#releases.rolled_back",
+                "brookside_mlops/releases.py",
+            ),
+            "brookside_mlops.releases.previous_release": (
+                "parts/releases.html#previous_release",
+                "brookside_mlops/releases.py",
             ),
         },
         "brookside_mlops.repeats": {
@@ -2358,6 +3008,49 @@ d = {
                 "parts/repeats.html#hashes_of",
                 "brookside_mlops/repeats.py",
             ),
+        },
+        "brookside_mlops.replay": {
+            "brookside_mlops.replay.ReplayTraffic": (
+                "parts/replay.html#replaytraffic",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__enter__": (
+                "parts/replay.html#replaytraffic.__enter__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__exit__": (
+                "parts/replay.html#replaytraffic.__exit__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.__init__": (
+                "parts/replay.html#replaytraffic.__init__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic._record": (
+                "parts/replay.html#replaytraffic._record",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic._work": (
+                "parts/replay.html#replaytraffic._work",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.counts": (
+                "parts/replay.html#replaytraffic.counts",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.start": (
+                "parts/replay.html#replaytraffic.start",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.ReplayTraffic.stop": (
+                "parts/replay.html#replaytraffic.stop",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.as_request": (
+                "parts/replay.html#as_request",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.replay": ("parts/replay.html#replay", "brookside_mlops/replay.py"),
         },
         "brookside_mlops.reporting": {
             "brookside_mlops.reporting.Reporter": (
@@ -2392,8 +3085,28 @@ d = {
                 "parts/reporting.html#reporter._skip",
                 "brookside_mlops/reporting.py",
             ),
+            "brookside_mlops.reporting.Reporter._superseded": (
+                "parts/reporting.html#reporter._superseded",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter.stop": (
+                "parts/reporting.html#reporter.stop",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting._short": (
+                "parts/reporting.html#_short",
+                "brookside_mlops/reporting.py",
+            ),
             "brookside_mlops.reporting.headline": (
                 "parts/reporting.html#headline",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.outcome": (
+                "parts/reporting.html#outcome",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.progress_of": (
+                "parts/reporting.html#progress_of",
                 "brookside_mlops/reporting.py",
             ),
             "brookside_mlops.reporting.show_end": (
@@ -2402,6 +3115,10 @@ d = {
             ),
             "brookside_mlops.reporting.show_json": (
                 "parts/reporting.html#show_json",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.state_of": (
+                "parts/reporting.html#state_of",
                 "brookside_mlops/reporting.py",
             ),
             "brookside_mlops.reporting.summary": (
@@ -2433,29 +3150,363 @@ d = {
             ),
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
         },
+        "brookside_mlops.rollback_run": {
+            "brookside_mlops.rollback_run.Return": (
+                "parts/rollback_run.html#return",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.bundle_back": (
+                "parts/rollback_run.html#bundle_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.plan_back": (
+                "parts/rollback_run.html#plan_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.release_back": (
+                "parts/rollback_run.html#release_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.roll_back": (
+                "parts/rollback_run.html#roll_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.stop_rollout": (
+                "parts/rollback_run.html#stop_rollout",
+                "brookside_mlops/rollback_run.py",
+            ),
+        },
         "brookside_mlops.rollout": {
-            "brookside_mlops.rollout.Release": ("parts/rollout.html#release", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout.Rollout": ("parts/rollout.html#rollout", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout._restore": ("parts/rollout.html#_restore", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout._roll_back": (
-                "parts/rollout.html#_roll_back",
+            "brookside_mlops.rollout.Context": ("parts/rollout.html#context", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Context.deployments": (
+                "parts/rollout.html#context.deployments",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout._roll_out": (
-                "parts/rollout.html#_roll_out",
+            "brookside_mlops.rollout.Move": ("parts/rollout.html#move", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Record": ("parts/rollout.html#record", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Record.split": (
+                "parts/rollout.html#record.split",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout.free_name": (
-                "parts/rollout.html#free_name",
+            "brookside_mlops.rollout.Record.weight": (
+                "parts/rollout.html#record.weight",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout.roll_back": (
-                "parts/rollout.html#roll_back",
+            "brookside_mlops.rollout.abort": ("parts/rollout.html#abort", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.act": ("parts/rollout.html#act", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.approve": ("parts/rollout.html#approve", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.bake": ("parts/rollout.html#bake", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.create": ("parts/rollout.html#create", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.finish": ("parts/rollout.html#finish", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.going": ("parts/rollout.html#going", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.home": ("parts/rollout.html#home", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.read_back": (
+                "parts/rollout.html#read_back",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout.roll_out": ("parts/rollout.html#roll_out", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout.serving": ("parts/rollout.html#serving", "brookside_mlops/rollout.py"),
-            "brookside_mlops.rollout.splits": ("parts/rollout.html#splits", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.restore": ("parts/rollout.html#restore", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.shift": ("parts/rollout.html#shift", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.smoke": ("parts/rollout.html#smoke", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.told": ("parts/rollout.html#told", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.unheard": ("parts/rollout.html#unheard", "brookside_mlops/rollout.py"),
+        },
+        "brookside_mlops.rollout_driver": {
+            "brookside_mlops.rollout_driver._at_rest": (
+                "parts/rollout_driver.html#_at_rest",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver._write": (
+                "parts/rollout_driver.html#_write",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.begin": (
+                "parts/rollout_driver.html#begin",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.drive": (
+                "parts/rollout_driver.html#drive",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.first_record": (
+                "parts/rollout_driver.html#first_record",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.found": (
+                "parts/rollout_driver.html#found",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.go_on": (
+                "parts/rollout_driver.html#go_on",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.letting_go": (
+                "parts/rollout_driver.html#letting_go",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.obey": (
+                "parts/rollout_driver.html#obey",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.roll_out": (
+                "parts/rollout_driver.html#roll_out",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.rule": (
+                "parts/rollout_driver.html#rule",
+                "brookside_mlops/rollout_driver.py",
+            ),
+            "brookside_mlops.rollout_driver.target_of": (
+                "parts/rollout_driver.html#target_of",
+                "brookside_mlops/rollout_driver.py",
+            ),
+        },
+        "brookside_mlops.rollout_interrupt": {
+            "brookside_mlops.rollout_interrupt.ask_terminal": (
+                "parts/rollout_interrupt.html#ask_terminal",
+                "brookside_mlops/rollout_interrupt.py",
+            ),
+            "brookside_mlops.rollout_interrupt.asking": (
+                "parts/rollout_interrupt.html#asking",
+                "brookside_mlops/rollout_interrupt.py",
+            ),
+            "brookside_mlops.rollout_interrupt.wish_of": (
+                "parts/rollout_interrupt.html#wish_of",
+                "brookside_mlops/rollout_interrupt.py",
+            ),
+        },
+        "brookside_mlops.rollout_plan": {
+            "brookside_mlops.rollout_plan.Plan": (
+                "parts/rollout_plan.html#plan",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.PlanView": (
+                "parts/rollout_plan.html#planview",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.PlanView._repr_html_": (
+                "parts/rollout_plan.html#planview._repr_html_",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.PlanView.lines": (
+                "parts/rollout_plan.html#planview.lines",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.Target": (
+                "parts/rollout_plan.html#target",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan._gates": (
+                "parts/rollout_plan.html#_gates",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan._long": (
+                "parts/rollout_plan.html#_long",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan._steps": (
+                "parts/rollout_plan.html#_steps",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.free_name": (
+                "parts/rollout_plan.html#free_name",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.plan_of": (
+                "parts/rollout_plan.html#plan_of",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.same_version": (
+                "parts/rollout_plan.html#same_version",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.serving": (
+                "parts/rollout_plan.html#serving",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.splits": (
+                "parts/rollout_plan.html#splits",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.view_plan": (
+                "parts/rollout_plan.html#view_plan",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.way_back": (
+                "parts/rollout_plan.html#way_back",
+                "brookside_mlops/rollout_plan.py",
+            ),
+        },
+        "brookside_mlops.rollout_run": {
+            "brookside_mlops.rollout_run.context_of": (
+                "parts/rollout_run.html#context_of",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.continue_rollout": (
+                "parts/rollout_run.html#continue_rollout",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.deploy_run": (
+                "parts/rollout_run.html#deploy_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.detach": (
+                "parts/rollout_run.html#detach",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.endpoint_of": (
+                "parts/rollout_run.html#endpoint_of",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.main": (
+                "parts/rollout_run.html#main",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.outcome": (
+                "parts/rollout_run.html#outcome",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.plan_view": (
+                "parts/rollout_run.html#plan_view",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.replaying": (
+                "parts/rollout_run.html#replaying",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.run_of_endpoint": (
+                "parts/rollout_run.html#run_of_endpoint",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.target_of_run": (
+                "parts/rollout_run.html#target_of_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.write_end": (
+                "parts/rollout_run.html#write_end",
+                "brookside_mlops/rollout_run.py",
+            ),
+        },
+        "brookside_mlops.rollout_settings": {
+            "brookside_mlops.rollout_settings.RolloutSettings": (
+                "parts/rollout_settings.html#rolloutsettings",
+                "brookside_mlops/rollout_settings.py",
+            ),
+            "brookside_mlops.rollout_settings.RolloutSettings._rising": (
+                "parts/rollout_settings.html#rolloutsettings._rising",
+                "brookside_mlops/rollout_settings.py",
+            ),
+            "brookside_mlops.rollout_settings.RolloutSettings.limits": (
+                "parts/rollout_settings.html#rolloutsettings.limits",
+                "brookside_mlops/rollout_settings.py",
+            ),
+        },
+        "brookside_mlops.rollout_store": {
+            "brookside_mlops.rollout_store.Holder": (
+                "parts/rollout_store.html#holder",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.Holder.text": (
+                "parts/rollout_store.html#holder.text",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.LeaseLost": (
+                "parts/rollout_store.html#leaselost",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore": (
+                "parts/rollout_store.html#rolloutstore",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.__init__": (
+                "parts/rollout_store.html#rolloutstore.__init__",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore._change": (
+                "parts/rollout_store.html#rolloutstore._change",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.ask": (
+                "parts/rollout_store.html#rolloutstore.ask",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.begin": (
+                "parts/rollout_store.html#rolloutstore.begin",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.claim": (
+                "parts/rollout_store.html#rolloutstore.claim",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.forget": (
+                "parts/rollout_store.html#rolloutstore.forget",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.keep": (
+                "parts/rollout_store.html#rolloutstore.keep",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.kept": (
+                "parts/rollout_store.html#rolloutstore.kept",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.last": (
+                "parts/rollout_store.html#rolloutstore.last",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.release": (
+                "parts/rollout_store.html#rolloutstore.release",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.save": (
+                "parts/rollout_store.html#rolloutstore.save",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.take_wish": (
+                "parts/rollout_store.html#rolloutstore.take_wish",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.Row": (
+                "parts/rollout_store.html#row",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._lost": (
+                "parts/rollout_store.html#_lost",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._refuse_if_held": (
+                "parts/rollout_store.html#_refuse_if_held",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._row": (
+                "parts/rollout_store.html#_row",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.alive": (
+                "parts/rollout_store.html#alive",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.process_born": (
+                "parts/rollout_store.html#process_born",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.this_holder": (
+                "parts/rollout_store.html#this_holder",
+                "brookside_mlops/rollout_store.py",
+            ),
+        },
+        "brookside_mlops.rollout_watch": {
+            "brookside_mlops.rollout_watch.watch_rollout": (
+                "parts/rollout_watch.html#watch_rollout",
+                "brookside_mlops/rollout_watch.py",
+            ),
+            "brookside_mlops.rollout_watch.watch_table": (
+                "parts/rollout_watch.html#watch_table",
+                "brookside_mlops/rollout_watch.py",
+            ),
+            "brookside_mlops.rollout_watch.watching": (
+                "parts/rollout_watch.html#watching",
+                "brookside_mlops/rollout_watch.py",
+            ),
         },
         "brookside_mlops.run_diff": {
             "brookside_mlops.run_diff.diff": ("parts/run_diff.html#diff", "brookside_mlops/run_diff.py"),
@@ -2464,6 +3515,7 @@ d = {
                 "brookside_mlops/run_diff.py",
             ),
             "brookside_mlops.run_diff.facts": ("parts/run_diff.html#facts", "brookside_mlops/run_diff.py"),
+            "brookside_mlops.run_diff.window": ("parts/run_diff.html#window", "brookside_mlops/run_diff.py"),
         },
         "brookside_mlops.runs": {
             "brookside_mlops.runs.Approval": ("parts/runs.html#approval", "brookside_mlops/runs.py"),
@@ -2495,10 +3547,14 @@ d = {
             "brookside_mlops.runs.Run.path": ("parts/runs.html#run.path", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.project": ("parts/runs.html#run.project", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.read": ("parts/runs.html#run.read", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs.Run.refresh": ("parts/runs.html#run.refresh", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.settings": ("parts/runs.html#run.settings", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.usecase": ("parts/runs.html#run.usecase", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.RunRecord": ("parts/runs.html#runrecord", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.StageRecord": ("parts/runs.html#stagerecord", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs._outdate": ("parts/runs.html#_outdate", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs._read_runs": ("parts/runs.html#_read_runs", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs.damaged_runs": ("parts/runs.html#damaged_runs", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.find_run": ("parts/runs.html#find_run", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.git_revision": ("parts/runs.html#git_revision", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.list_runs": ("parts/runs.html#list_runs", "brookside_mlops/runs.py"),
@@ -2517,9 +3573,89 @@ d = {
                 "brookside_mlops/scratch.py",
             ),
         },
+        "brookside_mlops.service_level": {
+            "brookside_mlops.service_level.ServiceLevel": (
+                "parts/service_level.html#servicelevel",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.Step": (
+                "parts/service_level.html#step",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._check": (
+                "parts/service_level.html#_check",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._errors": (
+                "parts/service_level.html#_errors",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level._latency": (
+                "parts/service_level.html#_latency",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.client_was_late": (
+                "parts/service_level.html#client_was_late",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.find_knee": (
+                "parts/service_level.html#find_knee",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.held_rate": (
+                "parts/service_level.html#held_rate",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.judge": (
+                "parts/service_level.html#judge",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.load_check": (
+                "parts/service_level.html#load_check",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.next_rate": (
+                "parts/service_level.html#next_rate",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.service_level": (
+                "parts/service_level.html#service_level",
+                "brookside_mlops/service_level.py",
+            ),
+            "brookside_mlops.service_level.step_of": (
+                "parts/service_level.html#step_of",
+                "brookside_mlops/service_level.py",
+            ),
+        },
+        "brookside_mlops.serving": {
+            "brookside_mlops.serving.Version": ("parts/serving.html#version", "brookside_mlops/serving.py"),
+            "brookside_mlops.serving.run_of": ("parts/serving.html#run_of", "brookside_mlops/serving.py"),
+            "brookside_mlops.serving.serves": ("parts/serving.html#serves", "brookside_mlops/serving.py"),
+            "brookside_mlops.serving.serving": ("parts/serving.html#serving", "brookside_mlops/serving.py"),
+            "brookside_mlops.serving.successor": (
+                "parts/serving.html#successor",
+                "brookside_mlops/serving.py",
+            ),
+            "brookside_mlops.serving.version_in": (
+                "parts/serving.html#version_in",
+                "brookside_mlops/serving.py",
+            ),
+        },
         "brookside_mlops.settings": {
             "brookside_mlops.settings.Environment": (
                 "parts/settings.html#environment",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.Environment._known_placeholders": (
+                "parts/settings.html#environment._known_placeholders",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.Environment._rising": (
+                "parts/settings.html#environment._rising",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.Environment._warned_first": (
+                "parts/settings.html#environment._warned_first",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Environment.endpoint_name": (
@@ -2543,8 +3679,36 @@ d = {
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Gates": ("parts/settings.html#gates", "brookside_mlops/settings.py"),
+            "brookside_mlops.settings.Written": (
+                "parts/settings.html#written",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.Written.place": (
+                "parts/settings.html#written.place",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._checked": (
+                "parts/settings.html#_checked",
+                "brookside_mlops/settings.py",
+            ),
             "brookside_mlops.settings._complaints": (
                 "parts/settings.html#_complaints",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._endpoint_fault": (
+                "parts/settings.html#_endpoint_fault",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._environment": (
+                "parts/settings.html#_environment",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._folder": (
+                "parts/settings.html#_folder",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings._others": (
+                "parts/settings.html#_others",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings._parse": ("parts/settings.html#_parse", "brookside_mlops/settings.py"),
@@ -2560,26 +3724,65 @@ d = {
                 "parts/settings.html#add_usecase",
                 "brookside_mlops/settings.py",
             ),
+            "brookside_mlops.settings.check_endpoints": (
+                "parts/settings.html#check_endpoints",
+                "brookside_mlops/settings.py",
+            ),
             "brookside_mlops.settings.project_file": (
                 "parts/settings.html#project_file",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.project_of": (
+                "parts/settings.html#project_of",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.read_settings": (
                 "parts/settings.html#read_settings",
                 "brookside_mlops/settings.py",
             ),
+            "brookside_mlops.settings.runs_folder": (
+                "parts/settings.html#runs_folder",
+                "brookside_mlops/settings.py",
+            ),
             "brookside_mlops.settings.settings_file": (
                 "parts/settings.html#settings_file",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.state_folders": (
+                "parts/settings.html#state_folders",
                 "brookside_mlops/settings.py",
             ),
         },
         "brookside_mlops.smoke": {
             "brookside_mlops.smoke.Question": ("parts/smoke.html#question", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.Scorer": ("parts/smoke.html#scorer", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.Scorer.score": (
+                "parts/smoke.html#scorer.score",
+                "brookside_mlops/smoke.py",
+            ),
+            "brookside_mlops.smoke._check": ("parts/smoke.html#_check", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._class_fault": (
+                "parts/smoke.html#_class_fault",
+                "brookside_mlops/smoke.py",
+            ),
+            "brookside_mlops.smoke._code": ("parts/smoke.html#_code", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._compare": ("parts/smoke.html#_compare", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._fault": ("parts/smoke.html#_fault", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke._same": ("parts/smoke.html#_same", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke._within": ("parts/smoke.html#_within", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.ask": ("parts/smoke.html#ask", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.ask_all": ("parts/smoke.html#ask_all", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.format_fault": (
+                "parts/smoke.html#format_fault",
+                "brookside_mlops/smoke.py",
+            ),
             "brookside_mlops.smoke.latencies": ("parts/smoke.html#latencies", "brookside_mlops/smoke.py"),
-            "brookside_mlops.smoke.p95": ("parts/smoke.html#p95", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.questions": ("parts/smoke.html#questions", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.refused": ("parts/smoke.html#refused", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.refuses_wrong_key": (
+                "parts/smoke.html#refuses_wrong_key",
+                "brookside_mlops/smoke.py",
+            ),
             "brookside_mlops.smoke.same_answers": (
                 "parts/smoke.html#same_answers",
                 "brookside_mlops/smoke.py",
@@ -2611,6 +3814,16 @@ d = {
                 "brookside_mlops/splits.py",
             ),
         },
+        "brookside_mlops.stage_inputs": {
+            "brookside_mlops.stage_inputs.Inputs": (
+                "parts/stage_inputs.html#inputs",
+                "brookside_mlops/stage_inputs.py",
+            ),
+            "brookside_mlops.stage_inputs.readers": (
+                "parts/stage_inputs.html#readers",
+                "brookside_mlops/stage_inputs.py",
+            ),
+        },
         "brookside_mlops.stages.deploy": {
             "brookside_mlops.stages.deploy.DeployResult": (
                 "stages/deploy.html#deployresult",
@@ -2620,8 +3833,16 @@ d = {
                 "stages/deploy.html#deploy",
                 "brookside_mlops/stages/deploy.py",
             ),
-            "brookside_mlops.stages.deploy.release_of": (
-                "stages/deploy.html#release_of",
+            "brookside_mlops.stages.deploy.evidence_picture": (
+                "stages/deploy.html#evidence_picture",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.moves_text": (
+                "stages/deploy.html#moves_text",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.rollout_checks": (
+                "stages/deploy.html#rollout_checks",
                 "brookside_mlops/stages/deploy.py",
             ),
             "brookside_mlops.stages.deploy.splits_picture": (
@@ -2738,30 +3959,90 @@ d = {
                 "stages/rollback.html#rollbackresult",
                 "brookside_mlops/stages/rollback.py",
             ),
+            "brookside_mlops.stages.rollback._answered": (
+                "stages/rollback.html#_answered",
+                "brookside_mlops/stages/rollback.py",
+            ),
+            "brookside_mlops.stages.rollback.probes": (
+                "stages/rollback.html#probes",
+                "brookside_mlops/stages/rollback.py",
+            ),
             "brookside_mlops.stages.rollback.rollback": (
                 "stages/rollback.html#rollback",
                 "brookside_mlops/stages/rollback.py",
             ),
         },
         "brookside_mlops.stages.smoke_test": {
+            "brookside_mlops.stages.smoke_test.Plan": (
+                "stages/smoke_test.html#plan",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.SmokeReport": (
+                "stages/smoke_test.html#smokereport",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
             "brookside_mlops.stages.smoke_test.SmokeTestResult": (
                 "stages/smoke_test.html#smoketestresult",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.Subject": (
+                "stages/smoke_test.html#subject",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.Subject.golden": (
+                "stages/smoke_test.html#subject.golden",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._notes": (
+                "stages/smoke_test.html#_notes",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._over_time": (
+                "stages/smoke_test.html#_over_time",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test._read_plainly": (
+                "stages/smoke_test.html#_read_plainly",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.examine": (
+                "stages/smoke_test.html#examine",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.first_checks": (
+                "stages/smoke_test.html#first_checks",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.knee_picture": (
+                "stages/smoke_test.html#knee_picture",
                 "brookside_mlops/stages/smoke_test.py",
             ),
             "brookside_mlops.stages.smoke_test.latency_picture": (
                 "stages/smoke_test.html#latency_picture",
                 "brookside_mlops/stages/smoke_test.py",
             ),
+            "brookside_mlops.stages.smoke_test.plan_of": (
+                "stages/smoke_test.html#plan_of",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
             "brookside_mlops.stages.smoke_test.smoke_test": (
                 "stages/smoke_test.html#smoke_test",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.smoke_url": (
+                "stages/smoke_test.html#smoke_url",
+                "brookside_mlops/stages/smoke_test.py",
+            ),
+            "brookside_mlops.stages.smoke_test.subject_of": (
+                "stages/smoke_test.html#subject_of",
                 "brookside_mlops/stages/smoke_test.py",
             ),
             "brookside_mlops.stages.smoke_test.superseded": (
                 "stages/smoke_test.html#superseded",
                 "brookside_mlops/stages/smoke_test.py",
             ),
-            "brookside_mlops.stages.smoke_test.test_rows": (
-                "stages/smoke_test.html#test_rows",
+            "brookside_mlops.stages.smoke_test.write_report": (
+                "stages/smoke_test.html#write_report",
                 "brookside_mlops/stages/smoke_test.py",
             ),
         },
@@ -2820,6 +4101,41 @@ d = {
                 "stages/validate.html#validate",
                 "brookside_mlops/stages/validate.py",
             ),
+        },
+        "brookside_mlops.target": {
+            "brookside_mlops.target.Target": ("parts/target.html#target", "brookside_mlops/target.py"),
+            "brookside_mlops.target.Target.__post_init__": (
+                "parts/target.html#target.__post_init__",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target._http": (
+                "parts/target.html#target._http",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.headers": (
+                "parts/target.html#target.headers",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.name": (
+                "parts/target.html#target.name",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.Target.score": (
+                "parts/target.html#target.score",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.is_loopback": (
+                "parts/target.html#is_loopback",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.proxy_of": ("parts/target.html#proxy_of", "brookside_mlops/target.py"),
+            "brookside_mlops.target.read_key": ("parts/target.html#read_key", "brookside_mlops/target.py"),
+            "brookside_mlops.target.ssl_context": (
+                "parts/target.html#ssl_context",
+                "brookside_mlops/target.py",
+            ),
+            "brookside_mlops.target.target_of": ("parts/target.html#target_of", "brookside_mlops/target.py"),
+            "brookside_mlops.target.url_parts": ("parts/target.html#url_parts", "brookside_mlops/target.py"),
         },
         "brookside_mlops.tracking": {
             "brookside_mlops.tracking.experiment_id": (

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_audit import audit_app
+from .cli_care import endpoint_app
 from .cli_data import contract_app, drift_command
-from .cli_endpoint import endpoint_app
+from .cli_notify import notify_command
 from brookside_mlops.cli_options import (
     ApproveOption,
     EnvironmentOption,
@@ -21,8 +23,10 @@ from brookside_mlops.cli_options import (
     RunOption,
     UseCaseOption,
     chosen_run,
+    resumable,
     stage_verb,
 )
+from .cli_rollout import rollout_app
 from .cli_runs import runs_app
 from .errors import BrooksideError, InputError
 
@@ -32,7 +36,9 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = [
     "app",
+    "FRESH",
     "run_command",
+    "environments_of",
     "stage_command",
     "deploy_command",
     "smoke_test_command",
@@ -61,8 +67,8 @@ def _approver(name: str) -> Any:
     def ask(run: Run) -> str:
         if name or not sys.stdin.isatty():
             return name
-        typer.echo(f"{run.environment} asks for an approval of {run.id}.")
-        return str(typer.prompt("Your name (empty: stop here)", default="", show_default=False))
+        typer.echo(f"{run.environment} asks for an approval of {run.id}.", err=True)
+        return str(typer.prompt("Your name (empty: stop here)", default="", show_default=False, err=True))
 
     return ask
 
@@ -82,29 +88,31 @@ def _go(run: Run, approve_as: str, as_json: bool) -> None:
     if not as_json:
         typer.echo(f"{run.environment} run {run.id}")
     try:
-        run_line(run, listen, _approver(approve_as))
+        with resumable(run):
+            run_line(run, listen, _approver(approve_as))
     except BrooksideError as error:
-        last = list(seen.values())[-1]
-        if as_json:
-            show_json([summary(one) for one in seen.values()])
-        else:
-            typer.echo(f"\nnotebooks   {last.folder}")
+        error.about = {"runs": [summary(one) for one in seen.values()]}
+        if not as_json:
+            typer.echo(f"\nnotebooks   {list(seen.values())[-1].folder}")
             typer.echo(f"go on       brookside-mlops run --resume {run.id}")
-        raise error
+        raise
     finally:
-        if reporter.status:
-            reporter.status.stop()
+        reporter.stop()
     if as_json:
         show_json([summary(one) for one in seen.values()])
     else:
         show_end(reporter.console, list(seen.values())[-1])
 
 
+FRESH = ("environment", "usecase", "data", "target", "parameters")
+
+
 @app.command("run")
 def run_command(
+    context: typer.Context,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
-    resume: Annotated[str, typer.Option(help="Id of a run to go on with.")] = "",
+    resume: Annotated[str | None, typer.Option(help="Id of a run to go on with.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="A table; with a new use case, the one it is made from.")
     ] = None,
@@ -117,18 +125,20 @@ def run_command(
     from brookside_mlops.datasets import table_path
     from brookside_mlops.onboarding import Onboarding, known_usecases, onboard, refuse_other_target
     from brookside_mlops.parameters import assignments
-    from brookside_mlops.pipeline import LINE, stage_parameters
-    from brookside_mlops.runs import Run, find_run
+    from brookside_mlops.pipeline import LINE, need_tables, stage_parameters
+    from brookside_mlops.runs import Run
     from brookside_mlops.settings import read_settings
 
     project = Path.cwd()
-    if resume:
-        _go(find_run(project, resume), approve_as, as_json)
+    if resume is not None:
+        found = chosen_run(resume)
+        _refuse_with_resume(context)
+        _go(found, approve_as, as_json)
         return
+    names = environments_of(environment)
     given: dict[str, Any] = dict(assignments(parameters or []))
-    names = tuple(name.strip() for name in environment.split(","))
-    _check_order(names)
-    stage_parameters(project, LINE, given)
+    for stage, values in stage_parameters(project, LINE, given).items():
+        need_tables(project, stage, values)
     if data is not None:
         table_path(data)
     if usecase in known_usecases(project):
@@ -143,18 +153,31 @@ def run_command(
     _go(Run.create(project, names[0], usecase, given, names[1:]), approve_as, as_json)
 
 
-def _check_order(names: tuple[str, ...]) -> None:
-    """Raise InputError unless the environments exist and are in order."""
+def _refuse_with_resume(context: typer.Context) -> None:
+    """Raise InputError where an option that makes a new run was given with `--resume`."""
+    told = {"parameters": "set"}
+    asked = [name for name in FRESH if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    if asked:
+        words = ", ".join(f"--{told.get(name, name)}" for name in asked)
+        raise InputError(
+            f"{words} with --resume: a run goes on as it was begun; leave {words} out, or begin a new run without --resume"
+        )
+
+
+def environments_of(text: str) -> tuple[str, ...]:
+    """Return the environments named in a list. Raises InputError unless they exist and are in order."""
     from brookside_mlops.settings import ENVIRONMENTS
 
-    unknown = [name for name in names if name not in ENVIRONMENTS]
-    if unknown:
-        raise InputError(f"environment {unknown[0]!r} is not one of {', '.join(ENVIRONMENTS)}")
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in ENVIRONMENTS:
+            raise InputError(f"environment {name!r} is not one of {', '.join(ENVIRONMENTS)}")
     places = [ENVIRONMENTS.index(name) for name in names]
     if places != sorted(set(places)):
         raise InputError(
             f"--environment {','.join(names)}: environments come once and in order: {', '.join(ENVIRONMENTS)}"
         )
+    return names
 
 
 # %% ../nbs/parts/cli.ipynb #7863196e
@@ -166,7 +189,7 @@ def stage_command(
             help="validate, engineer, train, evaluate, register, deploy, smoke_test, drift, rollback"
         ),
     ],
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     parameters: ParametersOption = None,
@@ -178,43 +201,130 @@ def stage_command(
 
 @app.command("deploy")
 def deploy_command(
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     approve_as: ApproveOption = "",
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would happen; change nothing.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the rollout live.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Roll the version of a run out to its endpoint (06_deploy)."""
     found = chosen_run(run, environment, usecase)
-    if approve_as:
+    if plan:
+        _show_plan(found, as_json)
+        return
+    if approve_as and found.settings.approval:
         found.approve(approve_as, "deploy")
+    if watch and not as_json:
+        from brookside_mlops.rollout_watch import watching
+
+        with watching(found):
+            stage_verb("deploy", found, None, as_json)
+        return
     stage_verb("deploy", found, None, as_json)
+
+
+def _show_plan(run: Run, as_json: bool) -> None:
+    """Show what deploying a run would do."""
+    from brookside_mlops.reporting import show_json
+    from brookside_mlops.rollout_run import plan_view
+
+    shown = plan_view(run)
+    if as_json:
+        show_json(shown.model_dump(mode="json"))
+    else:
+        typer.echo("\n".join(shown.lines()))
 
 
 @app.command("smoke-test")
 def smoke_test_command(
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
+    url: Annotated[str, typer.Option(help="Scoring URL of an endpoint elsewhere, in Azure ML for one.")] = "",
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the key for --url; by default the variable BROOKSIDE_ENDPOINT_KEY."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A table of rows to ask about; by default the run's test rows. With --url it needs no run."
+        ),
+    ] = None,
+    load: Annotated[
+        bool, typer.Option("--load", help="Raise the rate until the service level breaks.")
+    ] = False,
+    rate: Annotated[float, typer.Option(help="Requests a second; 0: smoke_rate of settings.ini.")] = 0,
+    seconds: Annotated[float, typer.Option(help="How long; 0: smoke_seconds of settings.ini.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the endpoint of a run questions with known answers (07_smoke_test)."""
-    stage_verb("smoke_test", chosen_run(run, environment, usecase), None, as_json)
+    """Ask an endpoint questions with known answers at a set rate (07_smoke_test). Exit 1 when an answer is wrong, late or missing."""
+    key = str(key_file.resolve()) if key_file else ""
+    if url and data and not run:
+        _smoke_url((environment, usecase), (url, key), data, (rate, seconds, load), as_json)
+        return
+    given: dict[str, Any] = {"url": url, "key_file": key, "golden": data and data.resolve()}
+    given |= {"rate": rate, "seconds": seconds, "load": load}
+    words = [f"{name}={value}" for name, value in given.items() if value]
+    stage_verb("smoke_test", chosen_run(run, environment, usecase), words, as_json)
+
+
+def _smoke_url(
+    case: tuple[str, str], place: tuple[str, str], data: Path, asked: tuple[float, float, bool], as_json: bool
+) -> None:
+    """Test a URL with the rows of a table and no run; the numbers go to smoke_test_results.json in this folder."""
+    from brookside_mlops.reporting import show_json
+    from brookside_mlops.results import SIGNS, worst
+    from brookside_mlops.settings import read_settings
+    from brookside_mlops.stages.smoke_test import RESULTS, plan_of, smoke_url, write_report
+    from brookside_mlops.target import Target, read_key
+
+    url, key_file = place
+    plan = plan_of(read_settings(Path.cwd(), *case)[0], *asked)
+    report = smoke_url(Path.cwd(), case, Target(url, read_key(key_file)), data, plan)
+    write_report(Path(RESULTS), report)
+    if as_json:
+        show_json(report.model_dump(mode="json", exclude={"latencies"}))
+    else:
+        for check in report.checks:
+            typer.echo(
+                f"{SIGNS[check.verdict]} {check.name:30} {check.measured_text()}, required {check.required}"
+            )
+        typer.echo(f"numbers     {RESULTS}")
+    if worst(report.checks) == "fail":
+        raise typer.Exit(1)
 
 
 @app.command("rollback")
 def rollback_command(
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
+    endpoint: Annotated[str, typer.Option("--endpoint", help="By its name instead of a run.")] = "",
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for",
+    to: Annotated[str, typer.Option("--to", help="A deployment; by default the previous release.")] = "",
+    delete_failed: Annotated[
+        bool, typer.Option("--delete-failed", help="Remove the one that is left.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give all traffic back to the previous stable deployment (09_rollback)."""
-    stage_verb("rollback", chosen_run(run, environment, usecase), [f"reason={reason}"], as_json)
+    """Give all traffic back to an earlier version (09_rollback)."""
+    found = _run_of_endpoint(endpoint) if endpoint else chosen_run(run, environment, usecase)
+    given = [f"reason={reason}", f"to={to}", f"delete_failed={str(delete_failed).lower()}"]
+    stage_verb("rollback", found, given, as_json)
 
 
-# %% ../nbs/parts/cli.ipynb #1b299bda
+def _run_of_endpoint(name: str) -> Run:
+    """Return the run that was rolled out to an endpoint last. InputError where there is none."""
+    from brookside_mlops.cli_endpoint import state_of
+    from brookside_mlops.rollout_run import run_of_endpoint
+
+    return run_of_endpoint(state_of(None, name), name)
+
+
+# %% ../nbs/parts/cli.ipynb #c29afa9f
 @app.command("promote")
 def promote_command(
     run: Annotated[str, typer.Argument(help="Id of a registered run.")],
@@ -226,7 +336,7 @@ def promote_command(
     from brookside_mlops.pipeline import promote
     from brookside_mlops.settings import ENVIRONMENTS
 
-    source = chosen_run(run, "", "")
+    source = chosen_run(run)
     later = ENVIRONMENTS[ENVIRONMENTS.index(source.environment) + 1 :]
     if to not in later:
         raise InputError(
@@ -239,13 +349,21 @@ def promote_command(
 def approve_command(
     run: Annotated[str, typer.Argument(help="Id of the run that waits.")],
     name: Annotated[str, typer.Option("--as", help="Who approves; by default the user of this shell.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Let a run into its environment; recorded with name and time."""
     import getpass
 
-    found = chosen_run(run, "", "")
+    from brookside_mlops.reporting import show_json
+
+    found = chosen_run(run)
+    if not found.settings.approval:
+        raise InputError(f"{found.id}: {found.environment} asks for no approval (settings.ini: approval)")
     found.approve(name or getpass.getuser(), "approve")
     approval = found.record.approval
+    if as_json:
+        show_json({"run": found.id, "approval": approval.model_dump(mode="json") if approval else None})
+        return
     if approval:
         typer.echo(f"{found.id}: approved by {approval.by} at {approval.at}")
     typer.echo(f"go on: brookside-mlops run --resume {found.id}")
@@ -253,9 +371,12 @@ def approve_command(
 
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
+app.command("notify")(notify_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(endpoint_app, name="endpoint")
+app.add_typer(rollout_app, name="rollout")
 app.add_typer(runs_app, name="runs")
+app.add_typer(audit_app, name="audit")
 
 
 def main() -> None:

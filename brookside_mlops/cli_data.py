@@ -31,13 +31,13 @@ __all__ = ["contract_app", "drift_command", "infer_command"]
 def drift_command(
     reference: Annotated[Path | None, typer.Option(help="A table to compare with (CSV or Parquet).")] = None,
     current: Annotated[Path | None, typer.Option(help="A table of new rows.")] = None,
-    run: RunOption = "",
+    run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     as_json: JsonOption = False,
 ) -> None:
     """Compare new rows with a reference: two tables, or a run's training rows and a table. Exit 1 when critical."""
-    if reference is None or run:
+    if reference is None or run is not None:
         names = {"reference": reference, "current": current}
         given = [f"{name}={path.resolve()}" for name, path in names.items() if path]
         stage_verb(

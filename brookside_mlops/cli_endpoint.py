@@ -5,18 +5,27 @@
 # %% ../nbs/parts/cli_endpoint.ipynb #94ae0b97
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_options import STATE, Group, JsonOption, StateOption
+from .cli_options import Group, JsonOption, StateOption, expected
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from brookside_mlops.endpoints.protocol import EndpointInfo
 
 endpoint_app = typer.Typer(cls=Group, no_args_is_help=True, help="Local endpoints.", rich_markup_mode=None)
 
 # %% auto #0
 __all__ = [
     "endpoint_app",
+    "state_folders_of",
+    "state_of",
+    "found_endpoints",
+    "tell",
     "endpoint_list",
     "endpoint_show",
     "endpoint_start",
@@ -25,13 +34,55 @@ __all__ = [
 ]
 
 
+# %% ../nbs/parts/cli_endpoint.ipynb #8e3e4f5f
+def state_folders_of(given: Path | None) -> list[Path]:
+    """Return the state folder that is given, else those of the project."""
+    from brookside_mlops.settings import state_folders
+
+    return [given] if given else state_folders(Path.cwd())
+
+
+def state_of(given: Path | None, name: str) -> Path:
+    """Return the state folder that has an endpoint, else the first."""
+    folders = state_folders_of(given)
+    return next((one for one in folders if (one / "endpoints" / name / "state.db").exists()), folders[0])
+
+
+def found_endpoints(folders: list[Path]) -> tuple[list[EndpointInfo], list[str]]:
+    """Return the endpoints of some state folders, and a line for each folder that is none."""
+    from brookside_mlops.endpoints.local import LocalEndpoint
+
+    found: list[EndpointInfo] = []
+    strange: list[str] = []
+    for folder in folders:
+        for path in sorted((folder / "endpoints").glob("*/state.db")):
+            try:
+                found.append(LocalEndpoint(folder, path.parent.name).show())
+            except Exception as error:
+                said = expected(error)
+                if said is None:
+                    raise
+                strange.append(f"{path.parent} is no endpoint: {said}")
+    return found, strange
+
+
+def tell(words: str, value: dict[str, Any], as_json: bool) -> None:
+    """Say what was done, to people or to a machine."""
+    from brookside_mlops.reporting import show_json
+
+    if as_json:
+        show_json(value)
+    else:
+        typer.echo(words)
+
+
 # %% ../nbs/parts/cli_endpoint.ipynb #43789bec
 @endpoint_app.command("list")
-def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = STATE) -> None:
+def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Show the endpoints of this project."""
-    from brookside_mlops.endpoints.local import list_endpoints
-
-    found = list_endpoints(state_folder)
+    found, strange = found_endpoints(state_folders_of(state_folder))
+    for line in strange:
+        typer.secho(line, err=True, fg="yellow")
     if as_json:
         from brookside_mlops.reporting import show_json
 
@@ -47,11 +98,11 @@ def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = STATE
 
 
 @endpoint_app.command("show")
-def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOption = STATE) -> None:
+def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Show an endpoint: address, traffic, deployments."""
     from brookside_mlops.endpoints.local import LocalEndpoint
 
-    endpoint = LocalEndpoint(state_folder, name)
+    endpoint = LocalEndpoint(state_of(state_folder, name), name)
     found = endpoint.show()
     if as_json:
         from brookside_mlops.reporting import show_json
@@ -69,42 +120,48 @@ def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOpt
 
 # %% ../nbs/parts/cli_endpoint.ipynb #476b8446
 @endpoint_app.command("start")
-def endpoint_start(name: str, state_folder: StateOption = STATE) -> None:
+def endpoint_start(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Start the server of an endpoint again, with the same deployments, weights and keys."""
     from brookside_mlops.endpoints.local import LocalEndpoint
 
-    endpoint = LocalEndpoint(state_folder, name)
+    endpoint = LocalEndpoint(state_of(state_folder, name), name)
     endpoint.show()
     endpoint.start()
-    typer.echo(f"{name} answers at {endpoint.show_uri()}")
+    tell(f"{name} answers at {endpoint.show_uri()}", endpoint.show().model_dump(mode="json"), as_json)
 
 
 @endpoint_app.command("stop")
-def endpoint_stop(name: str, state_folder: StateOption = STATE) -> None:
+def endpoint_stop(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """End the server of an endpoint; its state stays."""
     from brookside_mlops.endpoints.local import LocalEndpoint
 
-    endpoint = LocalEndpoint(state_folder, name)
+    endpoint = LocalEndpoint(state_of(state_folder, name), name)
     endpoint.show()
-    typer.echo(f"{name} {'stopped' if endpoint.stop() else 'was not running'}")
+    stopped = endpoint.stop()
+    tell(f"{name} {'stopped' if stopped else 'was not running'}", {"name": name, "stopped": stopped}, as_json)
 
 
 @endpoint_app.command("traffic")
 def endpoint_traffic(
     name: str,
     split: Annotated[str, typer.Option("--set", help="e.g. blue=90,green=10")],
-    state_folder: StateOption = STATE,
+    as_json: JsonOption = False,
+    state_folder: StateOption = None,
 ) -> None:
     """Set the split of traffic: weights from 0 to 100 that sum to 0 or 100."""
     from brookside_mlops.endpoints.local import LocalEndpoint
     from brookside_mlops.parameters import assignments
 
-    endpoint = LocalEndpoint(state_folder, name)
+    endpoint = LocalEndpoint(state_of(state_folder, name), name)
     endpoint.show()
-    words = assignments(split.split(","))
-    wrong = [f"{one}={value}" for one, value in words.items() if not value.strip().isdigit()]
+    given = assignments(split.split(","))
+    wrong = [
+        f"{one}={value}" for one, value in given.items() if not re.fullmatch(r"[0-9]{1,3}", value.strip())
+    ]
     if wrong:
         raise InputError(f"--set {', '.join(wrong)}: a weight is a whole number from 0 to 100")
     endpoint.start()
-    endpoint.set_traffic({one: int(value) for one, value in words.items()})
-    typer.echo(", ".join(f"{one} {weight} %" for one, weight in endpoint.show().traffic.items()))
+    endpoint.set_traffic({one: int(value) for one, value in given.items()})
+    found = endpoint.show()
+    words = ", ".join(f"{one} {weight} %" for one, weight in found.traffic.items())
+    tell(words, found.model_dump(mode="json"), as_json)

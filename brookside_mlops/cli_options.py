@@ -5,20 +5,22 @@
 # %% ../nbs/parts/cli_options.ipynb #84908949
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from .errors import BrooksideError, InputError
+from .errors import BrooksideError, InputError, Interrupted, MachineError
 
 if TYPE_CHECKING:
     from brookside_mlops.runs import Run
 
 # %% auto #0
 __all__ = [
-    "STATE",
     "EnvironmentOption",
     "UseCaseOption",
     "ParametersOption",
@@ -26,27 +28,65 @@ __all__ = [
     "ApproveOption",
     "RunOption",
     "StateOption",
+    "expected",
     "Group",
     "chosen_run",
+    "resumable",
+    "stage_values",
     "stage_verb",
 ]
 
-
 # %% ../nbs/parts/cli_options.ipynb #77691bba
+_WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+def expected(error: BaseException) -> BrooksideError | None:
+    """Return the error as one that is told in a sentence, None where it is a defect of ours or a closed pipe."""
+    if isinstance(error, BrooksideError):
+        return error
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return Interrupted("interrupted")
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return InputError(text) if isinstance(error, _WRONG_PATH) else MachineError(text)
+    if type(error).__module__ == "sqlite3":
+        return MachineError(f"the state of an endpoint cannot be read or written: {error}")
+    return None
+
+
+def _json_error(code: int, message: str, about: Mapping[str, Any]) -> None:
+    """Write an error as JSON to standard output."""
+    error = {"error": {"exit_code": code, "message": message}, **about}
+    typer.echo(json.dumps(error, indent=2, default=str))
+
+
 class Group(TyperGroup):
     """A group whose expected errors are messages, not tracebacks."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Note whether JSON is asked for, which is known before the words are understood."""
+        ctx.meta.setdefault("brookside.json", "--json" in args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; an expected error ends in its message and its exit code."""
+        as_json = ctx.meta.get("brookside.json", False)
         try:
             return super().invoke(ctx)
-        except BrooksideError as error:
-            typer.secho(str(error), err=True, fg="red" if error.exit_code != 3 else "yellow")
+        except (Exception, KeyboardInterrupt) as found:
+            error = expected(found)
+            if error is None:
+                if as_json and hasattr(found, "format_message"):  # words that typer does not understand
+                    ctx.meta["brookside.json"] = False  # the group above need not tell it again
+                    _json_error(getattr(found, "exit_code", 2), found.format_message(), {})
+                raise
+            if as_json:
+                _json_error(error.exit_code, str(error), error.about)
+            typer.secho(str(error), err=True, fg="red" if error.exit_code < 3 else "yellow")
             raise typer.Exit(error.exit_code) from None
 
 
 # %% ../nbs/parts/cli_options.ipynb #88ed9462
-STATE = Path(".brookside")
 EnvironmentOption = Annotated[
     str, typer.Option("--environment", "-e", help="dev, staging, prod; several: dev,staging,prod")
 ]
@@ -60,18 +100,21 @@ ApproveOption = Annotated[
     str, typer.Option("--approve-as", help="Approve the environments that ask for it, under this name.")
 ]
 RunOption = Annotated[
-    str,
+    str | None,
     typer.Option("--run", "-r", help="Id of a run; by default the newest of the environment and use case."),
 ]
-StateOption = Annotated[Path, typer.Option("--state-folder", help="Where endpoints keep their state.")]
+StateOption = Annotated[
+    Path | None,
+    typer.Option("--state-folder", help="Where endpoints keep their state; by default as settings.ini says."),
+]
 
 
 # %% ../nbs/parts/cli_options.ipynb #5335def9
-def chosen_run(run: str, environment: str, usecase: str, having: str = "") -> Run:
-    """Return the run of an id, or the newest of an environment and use case that has the artifact `having`, if one is named."""
+def chosen_run(run: str | None, environment: str = "", usecase: str = "", having: str = "") -> Run:
+    """Return the run of an id, else the newest of an environment and use case, that has the artifact `having` if one is named."""
     from brookside_mlops.runs import find_run, list_runs
 
-    if run:
+    if run is not None:
         return find_run(Path.cwd(), run)
     found = [
         one
@@ -91,21 +134,42 @@ def chosen_run(run: str, environment: str, usecase: str, having: str = "") -> Ru
     )
 
 
+@contextmanager
+def resumable(run: Run) -> Iterator[None]:
+    """Turn Ctrl-C into the sentence that says how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, typer.Abort):
+        raise Interrupted(f"run {run.id} interrupted; go on: brookside-mlops run --resume {run.id}") from None
+
+
+def stage_values(run: Run, name: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the parameters of a stage: those of its run, and over them those that are given."""
+    from brookside_mlops.pipeline import LINE, stage_parameters
+
+    values = stage_parameters(run.project, [name], given)[name]
+    own = stage_parameters(run.project, LINE, run.record.parameters).get(name, {})
+    return {**own, **values}
+
+
 def stage_verb(name: str, run: Run, parameters: list[str] | None, as_json: bool) -> None:
     """Run the notebook of one stage in a run."""
+    from brookside_mlops.fingerprints import fingerprint
     from brookside_mlops.parameters import assignments
-    from brookside_mlops.pipeline import fingerprint, run_stage, stage_parameters
+    from brookside_mlops.pipeline import run_stage
     from brookside_mlops.reporting import Reporter, show_json, summary
 
-    given = assignments(parameters or [])
-    values = stage_parameters(run.project, [name], given)[name]
+    values = stage_values(run, name, assignments(parameters or []))
     reporter = Reporter(quiet=as_json)
     try:
-        run_stage(run, name, values, reporter, "" if given else fingerprint(run, name, values))
+        with resumable(run):
+            run_stage(run, name, values, reporter, fingerprint(run, name, values))
+    except BrooksideError as error:
+        error.about = {"run": summary(run)}
+        raise
     finally:
-        if reporter.status:
-            reporter.status.stop()
-        if as_json:
-            show_json(summary(run))
-    if not as_json:
+        reporter.stop()
+    if as_json:
+        show_json(summary(run))
+    else:
         typer.echo(f"notebook    {run.folder / run.record.stages[name].notebook}")

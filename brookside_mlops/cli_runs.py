@@ -23,30 +23,28 @@ __all__ = ["runs_app", "runs_list", "runs_show", "runs_diff"]
 @runs_app.command("list")
 def runs_list(as_json: JsonOption = False) -> None:
     """Show the runs of this project, the newest first."""
-    from brookside_mlops.reporting import show_json, summary
-    from brookside_mlops.runs import list_runs
+    from brookside_mlops.reporting import progress_of, show_json, summary
+    from brookside_mlops.runs import damaged_runs, list_runs
 
-    found = list_runs(Path.cwd())
+    found, damaged = list_runs(Path.cwd()), damaged_runs(Path.cwd())
     if as_json:
-        show_json([summary(one) for one in found])
+        broken = [{"run": path.name, "folder": str(path), "damaged": said} for path, said in damaged.items()]
+        show_json([*(summary(one) for one in found), *broken])
         return
     for one in found:
-        states = {stage: record.state for stage, record in one.record.stages.items()}
-        stopped = next(
-            (f"{state} at {stage}" for stage, state in states.items() if state not in ("done", "pending")),
-            "done",
-        )
         typer.echo(
-            f"{one.id:36} {one.environment:8} {one.record.usecase:12} {one.record.created[:19]}  {stopped}"
+            f"{one.id:36} {one.environment:8} {one.record.usecase:12} {one.record.created[:19]}  {progress_of(one)}"
         )
+    for path, said in damaged.items():
+        typer.echo(f"{path.name:36} {path.parent.name:8} {said}")
 
 
 @runs_app.command("show")
 def runs_show(run: str, as_json: JsonOption = False) -> None:
     """Show a run: its stages, verdicts and artifacts."""
-    from brookside_mlops.reporting import headline, show_json
+    from brookside_mlops.reporting import headline, show_json, state_of
 
-    found = chosen_run(run, "", "")
+    found = chosen_run(run)
     if as_json:
         show_json(found.record.model_dump(mode="json"))
         return
@@ -56,7 +54,7 @@ def runs_show(run: str, as_json: JsonOption = False) -> None:
     )
     for stage, one in record.stages.items():
         typer.echo(
-            f"{one.state:8} {one.verdict:8} {stage:11} {one.seconds:6.1f} s  {one.error or headline(found, stage)}"
+            f"{state_of(found, stage):11} {one.verdict:8} {stage:11} {one.seconds:6.1f} s  {one.error or headline(found, stage)}"
         )
     if record.approval:
         typer.echo(f"approved by {record.approval.by} at {record.approval.at}")
@@ -66,13 +64,14 @@ def runs_show(run: str, as_json: JsonOption = False) -> None:
 def runs_diff(first: str, second: str, as_json: JsonOption = False) -> None:
     """Show what differs between two runs: code, data, packages, parameters, artifacts, verdicts, metrics."""
     from brookside_mlops.reporting import show_json
-    from brookside_mlops.run_diff import diff
+    from brookside_mlops.run_diff import diff, window
 
-    found = diff(chosen_run(first, "", ""), chosen_run(second, "", ""))
+    found = diff(chosen_run(first), chosen_run(second))
     if as_json:
         show_json({name: list(pair) for name, pair in found.items()})
         return
     for name, (old, new) in found.items():
-        typer.echo(f"{name:40} {str(old)[:36]:36}  {str(new)[:36]}")
+        left, right = window(str(old), str(new))
+        typer.echo(f"{name:40} {left:36}  {right}")
     if not found:
         typer.echo("the runs do not differ")

@@ -5,15 +5,28 @@
 # %% ../nbs/parts/errors.ipynb #466482cb
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 # %% auto #0
-__all__ = ["BrooksideError", "InputError", "GateFailed", "ApprovalNeeded"]
+__all__ = [
+    "BrooksideError",
+    "InputError",
+    "GateFailed",
+    "Waits",
+    "ApprovalNeeded",
+    "RolloutWaits",
+    "Interrupted",
+    "MachineError",
+]
 
 
 # %% ../nbs/parts/errors.ipynb #dfddd882
 class BrooksideError(Exception):
-    """An expected end of a command: it has a message for people and an exit code for machines."""
+    """An expected end of a command: it has a message for people, an exit code for machines, and with `--json` what else is known."""
 
     exit_code = 2
+    about: Mapping[str, Any] = {}
 
     def _render_traceback_(self) -> list[str]:
         """Show the message alone where IPython would print a traceback."""
@@ -30,7 +43,27 @@ class GateFailed(BrooksideError):
     exit_code = 1
 
 
-class ApprovalNeeded(BrooksideError):
-    """The line waits for a person."""
+class Waits(BrooksideError):
+    """Nothing is wrong, but the line does not go on by itself now."""
 
     exit_code = 3
+
+
+class ApprovalNeeded(Waits):
+    """The line waits for a person to approve."""
+
+
+class RolloutWaits(Waits):
+    """A rollout is neither finished nor undone: it is paused, held for a person, or goes on in the background."""
+
+
+class Interrupted(BrooksideError):
+    """Somebody pressed Ctrl-C."""
+
+    exit_code = 130
+
+
+class MachineError(BrooksideError):
+    """The machine could not do what was asked: a full disk, a folder that cannot be written."""
+
+    exit_code = 1

@@ -24,7 +24,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
-from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError
+from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError, RolloutWaits
 from .files import write_text
 from .kernels import kernel_manager
 
@@ -72,7 +72,9 @@ _EXPECTED: dict[str, type[BrooksideError]] = {
     "InputError": InputError,
     "GateFailed": GateFailed,
     "EndpointError": GateFailed,
+    "LeaseLost": GateFailed,
     "ApprovalNeeded": ApprovalNeeded,
+    "RolloutWaits": RolloutWaits,
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
-from .settings import add_usecase, settings_file
+from .settings import add_usecase, check_endpoints, settings_file
 from .usecases import Task, UseCase
 
 if TYPE_CHECKING:
@@ -122,10 +122,11 @@ def onboard(project: Path, new: Onboarding) -> list[str]:
             data=os.path.relpath(new.data, project),
             contract=place,
         )
-    except ValueError as error:
+    except ValueError:
         raise InputError(
-            f"use case {new.name!r}: lower-case letters, digits and _ would be right ({type(error).__name__})"
+            f"use case {new.name!r}: a lower-case letter, then up to 31 lower-case letters, digits and _ would be right"
         ) from None
+    check_endpoints(project, usecase)
     _refuse_unfit(new, task, contract, notes)
     said = []
     if not (project / place).exists():

@@ -5,8 +5,6 @@
 # %% ../nbs/parts/pipeline.ipynb #cb63bcd8
 from __future__ import annotations
 
-import ast
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,27 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError
-from .files import sha256
+from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError, Waits
+from .fingerprints import fingerprint, intact, settings_read, stage_notebook
+from .holds import hold
 from .parameters import check_parameters, notebook_parameters
-from .runs import STAGES, Run, StageRecord, StageState, now
-from .settings import project_file
+from .readiness import need_ready
+from .runs import STAGES, Run, StageRecord, StageState, list_runs, now
+from .serving import serves, successor, version_in
 
 # %% auto #0
 __all__ = [
     "LINE",
     "PROMOTED_LINE",
     "COMMON",
-    "PACKAGE",
     "Listener",
+    "TABLES",
     "CARRIED",
-    "stage_notebook",
     "stage_parameters",
-    "imported",
-    "code_of",
-    "fingerprint",
-    "intact",
     "Event",
+    "need_tables",
     "run_stage",
     "advance",
     "promote",
@@ -45,14 +41,6 @@ __all__ = [
 LINE = STAGES[:8]
 PROMOTED_LINE = ("evaluate", "register", "deploy", "smoke_test", "drift")
 COMMON = ("environment", "usecase", "run_folder")
-
-
-def stage_notebook(project: Path, stage: str) -> Path:
-    """Return the notebook of a stage: the project's, else the one that comes with the package. InputError for no stage."""
-    if stage not in STAGES:
-        raise InputError(f"stage {stage!r} is not one of {', '.join(STAGES)}")
-    name = f"nbs/stages/{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
-    return project_file(project, name)
 
 
 def stage_parameters(
@@ -82,82 +70,22 @@ def stage_parameters(
     return values
 
 
-# %% ../nbs/parts/pipeline.ipynb #cdc9417c
-PACKAGE = Path(__file__).resolve().parent if "__file__" in globals() else Path("brookside_mlops").resolve()
-
-
-def imported(path: Path) -> set[Path]:
-    """Return the modules of this package that a module imports."""
-    found: set[Path] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom) or not node.module:
-            continue
-        parts = node.module.split(".")
-        if node.level:
-            found.add(path.parents[node.level - 1].joinpath(*parts).with_suffix(".py"))
-        elif parts[0] == "brookside_mlops":
-            found.add(PACKAGE.joinpath(*parts[1:]).with_suffix(".py"))
-    return {one for one in found if one.exists()}
-
-
-def code_of(stage: str, package: Path = PACKAGE) -> list[Path]:
-    """Return the modules a stage is made of, in order of their names."""
-    todo, seen = [package / "stages" / f"{stage}.py"], set[Path]()
-    while todo:
-        path = todo.pop()
-        if path not in seen:
-            seen.add(path)
-            todo += imported(path)
-    return sorted(seen)
-
-
-def fingerprint(run: Run, stage: str, parameters: Mapping[str, Any]) -> str:
-    """Return the digest of all that a stage of a run reads."""
-    before = STAGES[: STAGES.index(stage)]
-    settings = run.settings.model_dump(mode="json", exclude={"project"})
-    artifacts = {name: one.sha256 for name, one in run.record.artifacts.items() if one.stage in before}
-    content = {
-        "parameters": dict(parameters),
-        "settings": settings,
-        "usecase": run.usecase.model_dump(mode="json"),
-        "notebook": sha256(stage_notebook(run.project, stage)),
-        "code": [sha256(path) for path in code_of(stage)],
-        "artifacts": dict(sorted(artifacts.items())),
-    }
-    if stage == "validate":
-        content["data"] = _source_digest(run, str(parameters.get("data", "")))
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _source_digest(run: Run, data: str) -> str:
-    """Return the digest of the table and the contract that validation reads, as far as they are files."""
-    names = [data or run.usecase.data, run.usecase.contract]
-    paths = [project_file(run.project, name) for name in names if name and name != "portfolio"]
-    return " ".join(sha256(path) for path in paths if path.is_file())
-
-
-def intact(run: Run, stage: str) -> bool:
-    """Say whether the artifacts of a stage are the files that it wrote."""
-    files = {name: one.sha256 for name, one in run.record.artifacts.items() if one.stage == stage}
-    return bool(files) and all(
-        (run.folder / name).exists() and sha256(run.folder / name) == digest for name, digest in files.items()
-    )
-
-
 # %% ../nbs/parts/pipeline.ipynb #69c75867
 @dataclass(frozen=True)
 class Event:
-    """What happens in a run: a stage begins, comes to a cell, ends, or is skipped."""
+    """What happens in a run: a stage begins, comes to a cell, ends, is skipped, or is not needed since another version took over."""
 
-    kind: Literal["begin", "cell", "end", "skip", "environment"]
+    kind: Literal["begin", "cell", "end", "skip", "environment", "superseded"]
     run: Run
     stage: str
     cell: int = 0
     cells: int = 0
     record: StageRecord | None = None
+    text: str = ""
 
 
 Listener = Callable[[Event], None]
+TABLES = ("data", "reference", "current")
 
 
 def _set(run: Run, stage: str, state: StageState, **values: Any) -> StageRecord:
@@ -168,66 +96,149 @@ def _set(run: Run, stage: str, state: StageState, **values: Any) -> StageRecord:
     return one
 
 
+def need_tables(project: Path, stage: str, parameters: Mapping[str, Any]) -> None:
+    """Raise InputError where a parameter names a table that is not there."""
+    for name in TABLES:
+        given = parameters.get(name)
+        if given and given != "portfolio" and not (project / given).is_file():
+            raise InputError(f"{stage}.{name}: no such file: {project / given}")
+
+
 def run_stage(
     run: Run, stage: str, parameters: Mapping[str, Any], listen: Listener, digest: str = ""
 ) -> None:
-    """Run one stage notebook for a run. Raises what its failing cell raised: GateFailed, InputError, ApprovalNeeded, CellFailed."""
-    from brookside_mlops.execution import CellProgress, execute
+    """Run one stage notebook for a run. Raises what its failing cell raised: GateFailed, InputError, ApprovalNeeded, CellFailed.
 
+    Raises InputError or GateFailed before anything starts where the run is not ready for the stage, or another process works on it.
+    """
+    with hold(run.folder):
+        run.refresh()
+        _run_stage(run, stage, parameters, listen, digest)
+
+
+def _run_stage(
+    run: Run, stage: str, parameters: Mapping[str, Any], listen: Listener, digest: str = ""
+) -> None:
+    """Run one stage of a run that is held."""
     source = stage_notebook(run.project, stage)
-    output = run.folder / source.name
+    need_tables(run.project, stage, parameters)
+    need_ready(run, stage)
     begun = time.monotonic()
-    _set(run, stage, "running", started=now(), notebook=source.name, error="", verdict="", fingerprint="")
+    fresh = {"error": "", "verdict": "", "fingerprint": "", "settings": settings_read(run, stage)}
+    _set(run, stage, "running", started=now(), notebook=source.name, **fresh)
     listen(Event("begin", run, stage))
-    given = {"environment": run.environment, "usecase": run.record.usecase, "run_folder": str(run.folder)}
+
+    def end(state: StageState, **values: Any) -> None:
+        spent = round(time.monotonic() - begun, 3)
+        listen(Event("end", run, stage, record=_set(run, stage, state, seconds=spent, **values)))
+
+    try:
+        _execute(run, stage, parameters, listen)
+    except Waits as error:
+        end("waiting", error=str(error))
+        raise
+    except KeyboardInterrupt:
+        end("interrupted", error="interrupted by Ctrl-C")
+        raise
+    except Exception as error:
+        end("failed", error=str(error) or type(error).__name__)
+        raise
+    if stage == "rollback":
+        _withdraw(run)
+    end("done", fingerprint=digest)
+
+
+def _execute(run: Run, stage: str, parameters: Mapping[str, Any], listen: Listener) -> None:
+    """Execute the notebook of a stage into the run folder."""
+    from brookside_mlops.execution import CellProgress, execute
 
     def tell(at: CellProgress) -> None:
         listen(Event("cell", run, stage, at.cell, at.cells))
 
-    try:
-        if stage == "deploy":
-            run.need_approval()
-        execute(source, output, given | dict(parameters), tell, run.project)
-    except ApprovalNeeded as error:
-        listen(Event("end", run, stage, record=_set(run, stage, "waiting", error=str(error))))
-        raise
-    except BrooksideError as error:
-        spent = round(time.monotonic() - begun, 3)
-        listen(Event("end", run, stage, record=_set(run, stage, "failed", error=str(error), seconds=spent)))
-        raise
-    spent = round(time.monotonic() - begun, 3)
-    listen(Event("end", run, stage, record=_set(run, stage, "done", seconds=spent, fingerprint=digest)))
+    source = stage_notebook(run.project, stage)
+    given = {"environment": run.environment, "usecase": run.record.usecase, "run_folder": str(run.folder)}
+    execute(source, run.folder / source.name, given | dict(parameters), tell, run.project)
+
+
+# %% ../nbs/parts/pipeline.ipynb #9eff83bb
+def _withdraw(run: Run) -> None:
+    """Set deployment and smoke test of the runs whose version was rolled back to pending, with the reason."""
+    result = json.loads(run.path("rollback.json").read_text(encoding="utf-8"))
+    same = (run.environment, run.record.usecase)
+    others = [one for one in list_runs(run.project) if (one.environment, one.record.usecase) == same]
+    for one in [run, *(other for other in others if other.id != run.id)]:
+        version = version_in(one)
+        if version is None or version.number != result["from_version"]:
+            continue
+        why = f"rolled back to version {result['to_version']}: {result['reason']}"
+        for stage in ("deploy", "smoke_test"):
+            if stage in one.record.stages:
+                _set(one, stage, "pending", verdict="", fingerprint="", error=why)
 
 
 # %% ../nbs/parts/pipeline.ipynb #a995c86c
+def _registered(run: Run) -> bool:
+    """Say whether the registry has the version of a run."""
+    from brookside_mlops.registry import RegisterResult, check_version
+
+    try:
+        known = run.read(RegisterResult, "register")
+        check_version(run.settings, known.model_name, known.version, known.sha256)
+    except InputError:
+        return False
+    return True
+
+
 def _current(run: Run, stage: str, digest: str) -> bool:
-    """Say whether a stage is done, with the same inputs, and its artifacts are still there."""
+    """Say whether a stage is done, with the same inputs, and what it made is still there."""
     record = run.record.stages.get(stage, StageRecord())
-    return record.state == "done" and record.fingerprint == digest and intact(run, stage)
+    if record.state != "done" or record.fingerprint != digest or not intact(run, stage):
+        return False
+    outside = {"register": _registered, "deploy": serves}
+    return outside[stage](run) if stage in outside else True
+
+
+def _superseded(run: Run) -> str:
+    """Return which version took over from a run that was deployed, in words, '' where none did."""
+    record = run.record.stages.get("deploy", StageRecord())
+    return successor(run) if record.state == "done" else ""
 
 
 def advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None = None) -> None:
     """Run the stages of a run that are not done, in order. `approve` is asked for a name where an approval is needed.
 
-    Raises what the first failing stage raised. A failed smoke test rolls back first.
+    Raises what the first failing stage raised, InputError where another process works on the run. A failed smoke test rolls back first.
     """
+    with hold(run.folder):
+        run.refresh()
+        _advance(run, listen, approve)
+
+
+def _advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None) -> None:
+    """Advance a run that is held."""
     stages = PROMOTED_LINE if run.record.promoted_from else LINE
     parameters = stage_parameters(run.project, LINE, run.record.parameters)
     for stage in stages:
+        if stage == "deploy" and (later := _superseded(run)):
+            listen(Event("superseded", run, stage, record=run.record.stages[stage], text=later))
+            return
         digest = fingerprint(run, stage, parameters[stage])
         if _current(run, stage, digest):
             if stage == "deploy":
                 _wake(run)
             listen(Event("skip", run, stage, record=run.record.stages[stage]))
             continue
-        if stage == "deploy" and approve and run.settings.approval and run.record.approval is None:
-            name = approve(run)
-            if name:
-                run.approve(name, "run")
         try:
-            run_stage(run, stage, parameters[stage], listen, digest)
-        except GateFailed as failed:
-            if stage == "smoke_test":
+            try:
+                _run_stage(run, stage, parameters[stage], listen, digest)
+            except ApprovalNeeded:
+                name = approve(run) if approve else ""
+                if not name:
+                    raise
+                run.approve(name, "run")
+                _run_stage(run, stage, parameters[stage], listen, digest)
+        except BrooksideError as failed:
+            if stage == "smoke_test" and failed.exit_code == GateFailed.exit_code and serves(run):
                 _go_back(run, listen, failed)
             raise
 
@@ -239,10 +250,10 @@ def _wake(run: Run) -> None:
     LocalEndpoint(run.settings.state, run.settings.endpoint_name(run.usecase.name)).start()
 
 
-def _go_back(run: Run, listen: Listener, failed: GateFailed) -> None:
+def _go_back(run: Run, listen: Listener, failed: BrooksideError) -> None:
     """Roll back after a failed smoke test; a first deployment has nowhere to go back to, and says so."""
     try:
-        run_stage(run, "rollback", {"reason": str(failed)[:500]}, listen)
+        _run_stage(run, "rollback", {"reason": str(failed)[:500], "cause": "smoke"}, listen)
     except InputError as error:
         raise GateFailed(f"{failed} There was nothing to roll back to: {error}") from None
 
@@ -254,13 +265,12 @@ CARRIED = ("validate", "engineer", "train", "register")
 def promote(source: Run, environment: str) -> Run:
     """Return the run that takes a registered run's version to another environment; the one it has, if it is still the same.
 
-    Raises InputError where the source is not registered or has failed.
+    Raises InputError or GateFailed where a stage of the source is not done or has failed.
     """
     from brookside_mlops.promotion import carry
 
-    record = source.record.stages.get("register", StageRecord())
-    if record.state != "done" or record.verdict == "fail":
-        raise InputError(f"run {source.id} has no registered version to promote: finish it first")
+    source.refresh()
+    need_ready(source, "promote")
     return carry(source, environment, CARRIED)
 
 

@@ -37,7 +37,7 @@ def carry(source: Run, environment: str, stages: tuple[str, ...]) -> Run:
     """
     if source.record.promoted_to:
         try:
-            known = find_run(source.project, source.record.promoted_to, source.settings.runs_folder)
+            known = find_run(source.project, source.record.promoted_to)
             if known.environment == environment and _same(source, known, stages):
                 return known
         except InputError:

@@ -5,9 +5,10 @@
 # %% ../nbs/parts/registry.ipynb #43235c54
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from .errors import InputError
 from .results import StageResult
 from .runs import Run
 from .settings import Environment
-from .tracking import tracking_client
+from .tracking import start_run, tracking_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +30,7 @@ __all__ = [
     "serving_version",
     "mark_serving",
     "check_version",
+    "fetch_bundle",
     "baseline_bundle",
 ]
 
@@ -102,6 +104,18 @@ def _log_model(client: MlflowClient, registration: Registration, info: BundleInf
     return f"{artifacts}/model"
 
 
+def _training_run(client: MlflowClient, run: Run, mlflow_run: str) -> str:
+    """Return the MLflow run of a training; a new one, with the lineage of the old, where its database is lost."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_run(mlflow_run).info.run_id)
+    except MlflowException:
+        fresh = start_run(client, run)
+        client.set_terminated(fresh)
+        return fresh
+
+
 def register_version(run: Run, registration: Registration) -> int:
     """Register the bundle of a run as a new version, alias `challenger`, and return its number."""
     from mlflow.exceptions import MlflowException
@@ -117,12 +131,12 @@ def register_version(run: Run, registration: Registration) -> int:
     for known in client.search_model_versions(f"name = '{name}'"):
         if known.tags.get("run") == run.id and known.tags.get("sha256") == info.sha256:
             return int(known.version)
+    mlflow_run = _training_run(client, run, registration.mlflow_run)
+    registration = replace(registration, mlflow_run=mlflow_run)
     source = _log_model(client, registration, info)
     tags = {"run": run.id, "sha256": info.sha256, "data_sha256": run.record.data_sha256}
     tags |= {f"metric.{metric}": f"{value:.6g}" for metric, value in registration.metrics.items()}
-    made = client.create_model_version(
-        name, source, registration.mlflow_run, tags=tags, description=registration.card
-    )
+    made = client.create_model_version(name, source, mlflow_run, tags=tags, description=registration.card)
     client.set_registered_model_alias(name, "challenger", str(made.version))
     return int(made.version)
 
@@ -162,13 +176,29 @@ def check_version(settings: Environment, model_name: str, version: int, sha256: 
         raise InputError(f"{model_name} version {version} is not the model of this run: its SHA-256 differs")
 
 
+def fetch_bundle(settings: Environment, model_name: str, version: int, folder: Path) -> Path:
+    """Download the bundle of a registered version into a folder and return where it is. InputError where there is no such version."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # three small files
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    client = tracking_client(settings)
+    try:
+        found = client.get_model_version(model_name, str(version))
+    except MlflowException:
+        raise InputError(f"{model_name} has no version {version} in {settings.tracking}") from None
+    artifacts = client.get_run(str(found.run_id)).info.artifact_uri
+    path = mlflow.artifacts.download_artifacts(
+        artifact_uri=f"{artifacts}/bundle", dst_path=str(folder), tracking_uri=settings.tracking
+    )
+    return Path(path)
+
+
 def baseline_bundle(run: Run, folder: Path) -> tuple[int, Path] | None:
     """Download the bundle of the version that serves in the run's environment; None where none does.
 
     If that is the version of this very run, the one before it is the baseline.
     """
-    import mlflow.artifacts
-
     client = tracking_client(run.settings)
     name = run.usecase.model_name
     version = serving_version(run.settings, name, run.environment)
@@ -180,8 +210,4 @@ def baseline_bundle(run: Run, folder: Path) -> tuple[int, Path] | None:
         if not before:
             return None
         found = client.get_model_version(name, before)
-    artifacts = client.get_run(str(found.run_id)).info.artifact_uri
-    path = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"{artifacts}/bundle", dst_path=str(folder), tracking_uri=run.settings.tracking
-    )
-    return int(found.version), Path(path)
+    return int(found.version), fetch_bundle(run.settings, name, int(found.version), folder)

@@ -9,17 +9,21 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from .pipeline import Event
+from .errors import BrooksideError
+from .holds import holder
+from .pipeline import LINE, PROMOTED_LINE, Event
 from .results import SIGNS, StageResult
-from .runs import STAGES, Run
+from .runs import STAGES, Run, StageRecord
+from .serving import serves, successor
 
 # %% auto #0
-__all__ = ["Reporter", "headline", "summary", "show_end", "show_json"]
+__all__ = ["Reporter", "headline", "outcome", "state_of", "progress_of", "summary", "show_end", "show_json"]
 
 # %% ../nbs/parts/reporting.ipynb #c3f70827
 _STYLES: dict[str, str] = dict(zip(SIGNS, ("green", "yellow", "red"), strict=True))
@@ -58,9 +62,7 @@ class Reporter:
             self.status.update(f"{event.stage}  cell {event.cell}/{event.cells}  {spent:.0f} s")
 
     def _end(self, event: Event) -> None:
-        if self.status:
-            self.status.stop()
-            self.status = None
+        self.stop()
         record = event.record
         if record is None:
             return
@@ -72,12 +74,25 @@ class Reporter:
         self.console.print(
             f"[{colour}]{sign} {verdict:8}[/] {number:02d} {event.stage:11} {record.seconds:6.1f} s", end="  "
         )
-        self.console.print(headline(event.run, event.stage), markup=False, soft_wrap=True)
+        self.console.print(outcome(event.run, event.stage, record), markup=False, soft_wrap=True)
 
     def _skip(self, event: Event) -> None:
         verdict = event.record.verdict if event.record else ""
         number = STAGES.index(event.stage) + 1
         self.console.print(f"[dim]= {verdict:8} {number:02d} {event.stage:11} unchanged, kept[/]")
+
+    def _superseded(self, event: Event) -> None:
+        number = STAGES.index(event.stage) + 1
+        self.console.print(
+            f"[cyan]= over    [/] {number:02d} {event.stage:11} {event.text}; nothing is deployed over it",
+            soft_wrap=True,
+        )
+
+    def stop(self) -> None:
+        """Stop what moves on the terminal."""
+        if self.status:
+            self.status.stop()
+            self.status = None
 
 
 _DULL = {"converged", "a wrong key is refused"}
@@ -88,7 +103,10 @@ def headline(run: Run, stage: str) -> str:
     path = run.folder / f"{stage}.json"
     if stage not in {one.stage for one in run.record.artifacts.values()} or not path.exists():
         return ""
-    result = StageResult.model_validate_json(path.read_text(encoding="utf-8"))
+    try:
+        result = StageResult.model_validate_json(path.read_bytes())
+    except ValueError:
+        return ""
     chosen = [check for check in result.checks if check.verdict == result.verdict and check.name not in _DULL]
     chosen = chosen or result.checks
     if stage in ("register", "deploy", "smoke_test"):
@@ -96,12 +114,41 @@ def headline(run: Run, stage: str) -> str:
     said = "; ".join(
         f"{check.name} {check.measured_text()}, required {check.required}" for check in chosen[:2]
     )
-    return said if len(said) <= 140 else said[:139] + "…"
+    return _short(said)
+
+
+def _short(text: str) -> str:
+    """Return a text as one line that fits."""
+    line = " ".join(text.split())
+    return line if len(line) <= 140 else line[:139] + "…"
+
+
+def outcome(run: Run, stage: str, record: StageRecord) -> str:
+    """Return what a stage that has ended is to be told of: its error where it came to no result, else its result."""
+    judged = record.verdict in ("pass", "warning", "fail")
+    return _short(record.error) if record.error and not judged else headline(run, stage)
 
 
 # %% ../nbs/parts/reporting.ipynb #82e2a3bf
+def state_of(run: Run, stage: str) -> str:
+    """Return the state of a stage; one that runs in a process that is gone is interrupted."""
+    state = run.record.stages[stage].state
+    return "interrupted" if state == "running" and not holder(run.folder) else state
+
+
+def progress_of(run: Run) -> str:
+    """Return how far a run has come, in words: `done`, or the state of the first stage that is not."""
+    for stage in PROMOTED_LINE if run.record.promoted_from else LINE:
+        if stage not in run.record.stages or state_of(run, stage) != "done":
+            return f"{state_of(run, stage) if stage in run.record.stages else 'pending'} at {stage}"
+    return "done"
+
+
 def summary(run: Run) -> dict[str, Any]:
-    """Return what a machine wants to know of a run: where it is, what each stage said, and where the endpoint answers."""
+    """Return what a machine wants to know of a run: where it is, what each stage said, and whether and where its version answers.
+
+    A run whose version does not serve (any more) has no address: `serves` is false then.
+    """
     found: dict[str, Any] = {
         "run": run.id,
         "environment": run.environment,
@@ -110,16 +157,21 @@ def summary(run: Run) -> dict[str, Any]:
         "run_json": str(run.folder / "run.json"),
         "promoted_from": run.record.promoted_from,
         "stages": {
-            stage: {"state": one.state, "verdict": one.verdict, "seconds": one.seconds, "error": one.error}
+            stage: {
+                "state": state_of(run, stage),
+                "verdict": one.verdict,
+                "seconds": one.seconds,
+                "error": one.error,
+            }
             for stage, one in run.record.stages.items()
         },
     }
-    deployed = run.folder / "deploy.json"
-    if deployed.exists():
-        content = json.loads(deployed.read_text(encoding="utf-8"))
-        found |= {
-            name: content[name] for name in ("endpoint", "deployment", "version", "scoring_uri", "key_file")
-        }
+    with suppress(BrooksideError, ValueError, KeyError):
+        content = json.loads(run.path("deploy.json").read_text(encoding="utf-8"))
+        own = serves(run)
+        found |= {name: content[name] for name in ("endpoint", "deployment", "version")} | {"serves": own}
+        if own:
+            found |= {name: content[name] for name in ("scoring_uri", "key_file")}
     return found
 
 
@@ -135,12 +187,14 @@ def show_end(console: Console, run: Run) -> None:
         ("experiments", ui_command(run.settings)),
     ]
     found = summary(run)
-    if run.record.stages.get("deploy") and "endpoint" in found:
+    if found.get("serves"):
         from brookside_mlops.endpoints.local import LocalEndpoint
 
         endpoint = LocalEndpoint(run.settings.state, found["endpoint"])
         lines += [("endpoint", endpoint.show_uri()), ("try it", endpoint.curl_line())]
         lines.append(("stop it", f"brookside-mlops endpoint stop {found['endpoint']}"))
+    elif "endpoint" in found:
+        lines.append(("endpoint", f"{found['endpoint']}: {successor(run) or 'nothing serves now'}"))
     for name, text in lines:
         console.print(f"{name:12}", end="")
         console.print(text, markup=False, soft_wrap=True)

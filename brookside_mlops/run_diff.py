@@ -12,7 +12,7 @@ from typing import Any
 from .runs import Run
 
 # %% auto #0
-__all__ = ["facts", "diff", "differing"]
+__all__ = ["facts", "diff", "differing", "window"]
 
 
 # %% ../nbs/parts/run_diff.ipynb #0b4e8904
@@ -50,3 +50,21 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
     names = [*old, *(name for name in new if name not in old)]
     pairs = {name: (old.get(name, "-"), new.get(name, "-")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+# %% ../nbs/parts/run_diff.ipynb #0f8ce1df
+def window(old: str, new: str, width: int = 36) -> tuple[str, str]:
+    """Return the parts of two values that fit a column and show where they differ; `…` stands for what is left out."""
+    if max(len(old), len(new)) <= width:
+        return old, new
+    same = next(
+        (at for at, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]),
+        min(len(old), len(new)),
+    )
+    start = max(0, same - width // 2) if same > width - 6 else 0
+
+    def part(text: str) -> str:
+        shown = ("…" + text[start + 1 :]) if start else text
+        return shown if len(shown) <= width else shown[: width - 1] + "…"
+
+    return part(old), part(new)

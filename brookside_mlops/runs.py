@@ -19,10 +19,12 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .audit import audit_log
 from .errors import ApprovalNeeded, GateFailed, InputError
 from .files import sha256, write_json, write_text
 from .results import StageResult
-from .settings import Environment, read_settings
+from .settings import ENVIRONMENTS, Environment, project_of, read_settings, runs_folder
+from .stage_inputs import INPUTS, readers
 from .usecases import UseCase
 
 # %% auto #0
@@ -31,6 +33,7 @@ __all__ = [
     "STAGES",
     "PACKAGES",
     "Result",
+    "APPROVED",
     "StageRecord",
     "ArtifactRecord",
     "Approval",
@@ -39,23 +42,14 @@ __all__ = [
     "git_revision",
     "package_versions",
     "Run",
-    "find_run",
     "list_runs",
+    "damaged_runs",
+    "find_run",
 ]
 
 # %% ../nbs/parts/runs.ipynb #5fd3c647
-StageState = Literal["pending", "running", "done", "failed", "waiting"]
-STAGES = (
-    "validate",
-    "engineer",
-    "train",
-    "evaluate",
-    "register",
-    "deploy",
-    "smoke_test",
-    "drift",
-    "rollback",
-)
+StageState = Literal["pending", "running", "done", "failed", "waiting", "interrupted"]
+STAGES = tuple(INPUTS)
 PACKAGES = (
     "mlflow",
     "numpy",
@@ -70,7 +64,10 @@ PACKAGES = (
 
 
 class StageRecord(BaseModel):
-    """How far one stage has come. Times are UTC, ISO 8601; `seconds` is the duration of its last execution."""
+    """How far one stage has come. Times are UTC, ISO 8601; `seconds` is the duration of its last execution.
+
+    `settings` are those that it read, as they were. A pending stage that ran before says in `error` why it has to run again.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,6 +78,7 @@ class StageRecord(BaseModel):
     seconds: float = 0.0
     notebook: str = ""
     error: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class ArtifactRecord(BaseModel):
@@ -157,6 +155,23 @@ def package_versions() -> dict[str, str]:
 
 # %% ../nbs/parts/runs.ipynb #0923a985
 Result = TypeVar("Result", bound=StageResult)
+APPROVED = {"model.skops", "bundle/model.onnx", "evaluate.json"}
+
+
+def _outdate(record: RunRecord, stage: str, changed: set[str]) -> None:
+    """Set the stages that read a stage back to pending; an approval of another model or other numbers falls."""
+    for name in readers(stage):
+        old = record.stages.get(name)
+        if old is not None and old.state != "pending":
+            again = {
+                "state": "pending",
+                "verdict": "",
+                "fingerprint": "",
+                "error": f"{stage} has made something else since",
+            }
+            record.stages[name] = old.model_copy(update=again)
+    if changed & APPROVED:
+        record.approval = None
 
 
 class Run:
@@ -202,11 +217,18 @@ class Run:
     def _read(self) -> RunRecord:
         path = self.folder / "run.json"
         try:
-            return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+            return RunRecord.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise InputError(f"{self.folder} is not a run: it has no run.json") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
         except ValidationError as error:
-            raise InputError(f"{path}: {error.errors()[0]['msg']}") from None
+            faults = [f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors()]
+            raise InputError(f"{path} is damaged: {'; '.join(faults[:5])}") from None
+
+    def refresh(self) -> None:
+        """Read the record again, as it is on disk now."""
+        self.record = self._read()
 
     @contextmanager
     def change(self) -> Iterator[RunRecord]:
@@ -220,8 +242,17 @@ class Run:
 
     @cached_property
     def project(self) -> Path:
-        """The project the run belongs to."""
-        return Path((self.folder / "project").read_text(encoding="utf-8").strip())
+        """The project the run belongs to: the one it lies in, else the one it was made for. `InputError` where neither is there."""
+        found = project_of(self.folder)
+        if found is None:
+            note = self.folder / "project"
+            found = Path(note.read_text(encoding="utf-8").strip()) if note.exists() else Path("?")
+            if not found.is_dir():
+                raise InputError(
+                    f"{self.folder} belongs to no project: PROJECT/parameterized/{self.environment}/{self.id} would be "
+                    "right, with the runs_folder of settings.ini in place of parameterized if it names another"
+                )
+        return found
 
     @cached_property
     def _settings(self) -> tuple[Environment, UseCase]:
@@ -279,10 +310,12 @@ class Run:
             for file in (*result.artifacts.values(), name)
         }
         with self.change() as record:
-            old = {file for file, one in record.artifacts.items() if one.stage == result.stage}
-            for file in old - made.keys():
+            old = {file: one for file, one in record.artifacts.items() if one.stage == result.stage}
+            for file in old.keys() - made.keys():
                 del record.artifacts[file]
             record.artifacts |= made
+            if old and old != made:
+                _outdate(record, result.stage, {file for file, one in old.items() if made.get(file) != one})
             record.stages.setdefault(result.stage, StageRecord()).verdict = result.verdict
         if result.verdict == "fail":
             said = "; ".join(
@@ -293,9 +326,11 @@ class Run:
         return result
 
     def approve(self, by: str, how: str) -> None:
-        """Record who lets the run into its environment. Raises `InputError` for an empty name."""
+        """Record who lets the run into its environment, in the audit trail first. Raises `InputError` for an empty name."""
         if not by.strip():
             raise InputError("an approval needs the name of the person who gives it")
+        details = {"by": by.strip(), "how": how, "environment": self.environment}
+        audit_log(self.settings.state).append("approval", self.id, details)
         with self.change() as record:
             record.approval = Approval(by=by.strip(), at=now(), how=how)
 
@@ -313,19 +348,44 @@ class Run:
 
 
 # %% ../nbs/parts/runs.ipynb #7579cb83
-def find_run(project: Path, run_id: str, runs_folder: Path = Path("parameterized")) -> Run:
-    """Return the run of that id in any environment, or the folder itself. Raises `InputError` with the newest ids where there is none."""
+def _read_runs(project: Path) -> tuple[list[Run], dict[Path, str]]:
+    """Return the runs of a project, newest first, and what is wrong with those that cannot be read, by folder."""
+    runs: list[Run] = []
+    damaged: dict[Path, str] = {}
+    places = {runs_folder(project, environment) for environment in ENVIRONMENTS}
+    for path in sorted(path for place in places for path in place.glob("*/run.json")):
+        try:
+            runs.append(Run(path.parent))
+        except InputError as error:
+            damaged[path.parent] = str(error)
+    return sorted(runs, key=lambda run: run.record.created, reverse=True), damaged
+
+
+def list_runs(project: Path) -> list[Run]:
+    """Return the runs of a project that can be read, newest first."""
+    return _read_runs(project)[0]
+
+
+def damaged_runs(project: Path) -> dict[Path, str]:
+    """Return what is wrong with the runs of a project that cannot be read, by folder."""
+    return _read_runs(project)[1]
+
+
+def find_run(project: Path, run_id: str) -> Run:
+    """Return the run of that id in any environment, or the folder itself.
+
+    Raises `InputError` with the newest ids where there is none, and with what is wrong where it cannot be read.
+    """
+    if not run_id.strip():
+        raise InputError("the id of a run is missing: brookside-mlops runs list shows them")
     if (Path(run_id) / "run.json").exists():
         return Run(Path(run_id))
-    runs = list_runs(project, runs_folder)
+    runs, damaged = _read_runs(project)
     for run in runs:
         if run.id == run_id:
             return run
+    for folder, said in damaged.items():
+        if folder.name == run_id:
+            raise InputError(said)
     newest = ", ".join(run.id for run in runs[:3]) or "none yet"
-    raise InputError(f"no run {run_id!r} under {project / runs_folder}; the newest are: {newest}")
-
-
-def list_runs(project: Path, runs_folder: Path = Path("parameterized")) -> list[Run]:
-    """Return the runs of a project, newest first."""
-    folders = [path.parent for path in (project / runs_folder).glob("*/*/run.json")]
-    return sorted((Run(folder) for folder in folders), key=lambda run: run.record.created, reverse=True)
+    raise InputError(f"no run {run_id!r} in {project}; the newest are: {newest}")

@@ -7,26 +7,34 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from string import Formatter
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import InputError
 from .files import write_text
+from .rollout_settings import RolloutSettings
 from .usecases import UseCase
 
 # %% auto #0
 __all__ = [
     "Share",
-    "Weights",
     "ENVIRONMENTS",
+    "Checked",
     "Gates",
     "Environment",
     "project_file",
     "settings_file",
+    "Written",
+    "check_endpoints",
     "read_settings",
+    "runs_folder",
+    "state_folders",
+    "project_of",
     "add_usecase",
 ]
 
@@ -54,10 +62,7 @@ class Gates(BaseModel):
 
 
 # %% ../nbs/parts/settings.ipynb #a2ae9958
-Weights = Annotated[tuple[int, ...], Field(min_length=1)]
-
-
-class Environment(Gates):
+class Environment(Gates, RolloutSettings):
     """One environment's section of settings.ini with what it inherits from `[DEFAULT]`."""
 
     name: str
@@ -71,11 +76,46 @@ class Environment(Gates):
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     valid_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     endpoint: str = "{usecase}-{environment}"
-    rollout_steps: Weights = (10, 50, 100)
-    approval: bool = False
+    p50_ms: Annotated[float, Field(gt=0)] = 500.0
     p95_ms: Annotated[float, Field(gt=0)] = 2000.0
+    p99_ms: Annotated[float, Field(gt=0)] = 3000.0
+    min_success: Share = 0.95
+    smoke_rate: Annotated[float, Field(gt=0, le=5000)] = 50.0
+    smoke_seconds: Annotated[float, Field(gt=0, le=600)] = 4.0
     drift_warning: Share = 0.15
     drift_critical: Share = 0.30
+
+    @field_validator("rollout_steps")
+    @classmethod
+    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        """Accept weights that rise from 1 to 100."""
+        if any(not 1 <= step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
+            raise ValueError("weights from 1 to 100, each larger than the one before, e.g. 10, 50, 100")
+        return steps
+
+    @field_validator("endpoint")
+    @classmethod
+    def _known_placeholders(cls, template: str) -> str:
+        """Accept a name with the placeholders that there are."""
+        right = "a name in which {usecase} and {environment} may stand"
+        try:
+            parts = [
+                (name, spec, how) for _, name, spec, how in Formatter().parse(template) if name is not None
+            ]
+        except ValueError as error:
+            raise ValueError(f"{error}: {right}") from None
+        if any(name not in ("usecase", "environment") or spec or how for name, spec, how in parts):
+            raise ValueError(right)
+        return template
+
+    @model_validator(mode="after")
+    def _warned_first(self) -> Environment:
+        """A drift warns before it is critical."""
+        if self.drift_warning > self.drift_critical:
+            raise ValueError(
+                f"drift_warning: {self.drift_warning:g} is above drift_critical, {self.drift_critical:g}"
+            )
+        return self
 
     @property
     def state(self) -> Path:
@@ -104,6 +144,7 @@ class Environment(Gates):
 
 # %% ../nbs/parts/settings.ipynb #ffaed114
 ENVIRONMENTS = ("dev", "staging", "prod")
+Checked = TypeVar("Checked", bound=BaseModel)
 _LISTS = {"features", "slices", "rollout_steps"}
 
 
@@ -123,14 +164,16 @@ def settings_file(project: Path) -> Path:
     return project_file(project, "settings.ini")
 
 
-def _parse(path: Path) -> configparser.ConfigParser:
-    """Return the parsed file; a malformed one is an `InputError` with its line."""
-    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(" ;", " #"))
+def _parse(path: Path) -> dict[str, dict[str, str]]:
+    """Return the sections of the file, `[DEFAULT]` among them; a malformed file is an `InputError` with its line."""
+    parser = configparser.ConfigParser(
+        interpolation=None, inline_comment_prefixes=(" ;", " #"), default_section="\0"
+    )
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=path.name)
     except (configparser.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}") from None
-    return parser
+    return {name: dict(parser[name]) for name in parser.sections()}
 
 
 def _values(section: Mapping[str, str]) -> dict[str, Any]:
@@ -142,43 +185,131 @@ def _values(section: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _complaints(path: Path, section: str, error: ValidationError, allowed: list[str]) -> list[str]:
+# %% ../nbs/parts/settings.ipynb #287109c1
+@dataclass(frozen=True)
+class Written:
+    """Values as they are written, and the place of each: `[section] key`."""
+
+    values: dict[str, Any]
+    places: dict[str, str]
+    section: str
+
+    def place(self, key: str) -> str:
+        """Return where a key is written; for one that is not, where it would be."""
+        return self.places.get(key, f"[{self.section}] {key}")
+
+
+def _environment(sections: Mapping[str, Mapping[str, str]], name: str, case: str) -> Written:
+    """Return what the file says of an environment for a use case: `[DEFAULT]`, its own section, the use case's keys."""
+    merged: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for section in ("DEFAULT", name):
+        for key, value in sections.get(section, {}).items():
+            merged[key], places[key] = value, f"[{section}] {key}"
+    values = _values(merged)
+    for key, value in _usecase_parts(sections[case])[1][name].items():
+        values |= _values({key: value})
+        places[key] = f"[{case}] {name}.{key}"
+    return Written(values, places, name)
+
+
+def _complaints(
+    file: str, written: Written, faults: Iterable[Mapping[str, Any]], allowed: set[str]
+) -> list[str]:
     """Return one line per wrong value: file, section, key, value, what is allowed."""
     lines = []
-    for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"]) or "section"
-        what = fault["msg"].removeprefix("Value error, ")
+    for fault in faults:
+        what = str(fault["msg"]).removeprefix("Value error, ")
+        if not fault["loc"]:  # it is about several keys, and begins with the first
+            key, _, what = what.partition(": ")
+            lines.append(f"{file} {written.place(key)}: {what}")
+            continue
+        key = str(fault["loc"][0])
         if fault["type"] == "extra_forbidden":
-            what = f"not a setting; allowed here: {', '.join(allowed)}"
-        lines.append(f"{path.name} [{section}] {key}: {fault['input']!r}: {what}")
+            what = f"not a setting; allowed here: {', '.join(sorted(allowed))}"
+        lines.append(f"{file} {written.place(key)}: {written.values.get(key, fault['input'])!r}: {what}")
     return lines
 
 
 # %% ../nbs/parts/settings.ipynb #3f3dab73
 def _usecase_parts(section: Mapping[str, str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Split a use case's section into its own keys and its gates per environment (`prod.min_r2 = 0.6`)."""
+    """Split a use case's section into its own keys and its values per environment (`prod.min_r2 = 0.6`)."""
     own: dict[str, str] = {}
     gates: dict[str, dict[str, str]] = {name: {} for name in ENVIRONMENTS}
     for key, value in section.items():
         environment, dot, gate = key.partition(".")
         if dot and environment in gates:
             gates[environment][gate] = value
-        elif key in UseCase.model_fields:
-            own[key] = value
         else:
             own[key] = value
     return own, gates
 
 
+def _checked(
+    kind: type[Checked], fixed: Mapping[str, Any], written: Written, file: str
+) -> Checked | list[str]:
+    """Return the model of what is written, or a line per wrong value. What is `fixed` cannot be set."""
+    allowed = set(kind.model_fields) - set(fixed)
+    taken = [
+        {"loc": (key,), "type": "extra_forbidden", "msg": "", "input": ""}
+        for key in fixed
+        if key in written.values
+    ]
+    try:
+        found = kind.model_validate({**written.values, **fixed})
+    except ValidationError as error:
+        return _complaints(file, written, [*taken, *error.errors()], allowed)
+    return _complaints(file, written, taken, allowed) or found
+
+
+def _others(sections: Mapping[str, Mapping[str, str]], case: str, environment: str, file: str) -> list[str]:
+    """Return what is wrong with a use case's values for the environments other than one."""
+    lines: list[str] = []
+    for name, gates in _usecase_parts(sections[case])[1].items():
+        if name != environment and gates:
+            written = _environment(sections, name, case)
+            found = _checked(Environment, {"name": name, "project": Path()}, written, file)
+            own = tuple(f"{file} {written.place(key)}:" for key in gates)
+            lines += [line for line in found if line.startswith(own)] if isinstance(found, list) else []
+    return lines
+
+
+def _endpoint_fault(settings: Environment, case: UseCase, written: Written) -> str:
+    """Return what is wrong with the name of the endpoint that would serve a use case, or ''."""
+    from brookside_mlops.endpoints.state import EndpointState
+
+    name = settings.endpoint_name(case.name)
+    try:
+        EndpointState(settings.state, name)
+    except InputError as error:
+        return f"{written.place('endpoint')}: {settings.endpoint!r} names an {error}"
+    return ""
+
+
+def check_endpoints(project: Path, case: UseCase) -> None:
+    """Raise InputError where an environment has no legal endpoint name for a use case that is about to be added."""
+    path = settings_file(project)
+    sections = {**_parse(path), f"usecase.{case.name}": {}}
+    lines: list[str] = []
+    for name in ENVIRONMENTS:
+        written = _environment(sections, name, f"usecase.{case.name}")
+        settings = _checked(Environment, {"name": name, "project": project}, written, path.name)
+        if isinstance(settings, Environment) and (fault := _endpoint_fault(settings, case, written)):
+            lines.append(f"use case {case.name!r}: {path.name} {fault}")
+    if lines:
+        raise InputError("\n".join(lines))
+
+
 def read_settings(project: Path, environment: str, usecase: str) -> tuple[Environment, UseCase]:
     """Return the settings of one environment and one use case of a project.
 
-    Raises `InputError` with every wrong value of the two sections: section, key, value, what is allowed.
+    Raises `InputError` with every wrong value: the place where it is written, the value, what is allowed. The values that a use case
+    sets for other environments are checked too, and that the endpoint's name is one.
     """
     path = settings_file(project)
-    parser = _parse(path)
-    known = [name.removeprefix("usecase.") for name in parser.sections() if name.startswith("usecase.")]
-    if environment not in ENVIRONMENTS or environment not in parser:
+    sections = _parse(path)
+    known = [name.removeprefix("usecase.") for name in sections if name.startswith("usecase.")]
+    if environment not in ENVIRONMENTS or environment not in sections:
         raise InputError(
             f"environment {environment!r} is not one of {', '.join(ENVIRONMENTS)} in {path.name}"
         )
@@ -186,25 +317,49 @@ def read_settings(project: Path, environment: str, usecase: str) -> tuple[Enviro
         raise InputError(
             f"use case {usecase!r}: {path.name} has no [usecase.{usecase}]; it has {', '.join(known)}"
         )
-    shared = set(parser.defaults())
     title = f"usecase.{usecase}"
-    own, gates = _usecase_parts({k: v for k, v in parser[title].items() if k not in shared})
-    lines: list[str] = []
-    case = settings = None
-    try:
-        case = UseCase(name=usecase, **_values(own))
-    except ValidationError as error:
-        lines += _complaints(path, title, error, sorted(set(UseCase.model_fields) - {"name"}))
-    try:
-        merged = {**_values(parser[environment]), **_values(gates[environment])}
-        settings = Environment(name=environment, project=project, **merged)
-    except ValidationError as error:
-        lines += _complaints(
-            path, environment, error, sorted(set(Environment.model_fields) - {"name", "project"})
-        )
-    if case is None or settings is None:
-        raise InputError("\n".join(lines))
-    return settings, case
+    own = Written(_values(_usecase_parts(sections[title])[0]), {}, title)
+    written = _environment(sections, environment, title)
+    case = _checked(UseCase, {"name": usecase}, own, path.name)
+    settings = _checked(Environment, {"name": environment, "project": project}, written, path.name)
+    lines = [line for found in (case, settings) if isinstance(found, list) for line in found]
+    lines += _others(sections, title, environment, path.name)
+    if not lines and isinstance(case, UseCase) and isinstance(settings, Environment):
+        fault = _endpoint_fault(settings, case, written)
+        if not fault:
+            return settings, case
+        lines.append(f"{path.name} {fault}")
+    raise InputError("\n".join(lines))
+
+
+# %% ../nbs/parts/settings.ipynb #5f98197f
+def _folder(project: Path, environment: str, key: str) -> Path:
+    """Return a folder of an environment, from the project's settings."""
+    sections = _parse(settings_file(project))
+    merged = {**sections.get("DEFAULT", {}), **sections.get(environment, {})}
+    return project / (merged.get(key, "").strip() or Environment.model_fields[key].default)
+
+
+def runs_folder(project: Path, environment: str) -> Path:
+    """Return the folder of the runs of an environment."""
+    return _folder(project, environment, "runs_folder") / environment
+
+
+def state_folders(project: Path) -> list[Path]:
+    """Return the state folders of a project; most often it is one."""
+    return list(dict.fromkeys(_folder(project, name, "state_folder") for name in ENVIRONMENTS))
+
+
+def project_of(run_folder: Path) -> Path | None:
+    """Return the project that a run folder lies in by the settings found there, None where it lies in none."""
+    environment = run_folder.parent.name
+    for project in run_folder.parents[1:]:
+        try:
+            if runs_folder(project, environment).resolve() == run_folder.parent:
+                return project
+        except (InputError, OSError):
+            continue  # a settings.ini of another tool
+    return None
 
 
 # %% ../nbs/parts/settings.ipynb #76c8c9dc

@@ -6,20 +6,34 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-
-from .bundle import Bundle
-from .endpoints.local import LocalEndpoint
+from .bundle import Bundle, BundleInfo
+from .endpoints.local import EndpointError, LocalEndpoint
+from .endpoints.protocol import Answer
 from .payload import parse_payload
-from .results import Check
+from .results import Check, Verdict
 
 # %% auto #0
-__all__ = ["same_answers", "Question", "questions", "ask", "smoke", "latencies", "p95"]
+__all__ = [
+    "NO_ANSWER",
+    "NEXT_STEP",
+    "same_answers",
+    "format_fault",
+    "Scorer",
+    "Question",
+    "questions",
+    "refused",
+    "ask",
+    "refuses_wrong_key",
+    "ask_all",
+    "smoke",
+    "latencies",
+]
 
 
 # %% ../nbs/parts/smoke.ipynb #b1d36d76
@@ -36,6 +50,58 @@ def _same(one: Any, other: Any, tolerance: float) -> bool:
     if isinstance(one, int | float) and isinstance(other, int | float):
         return abs(one - other) <= tolerance * max(1.0, abs(other))
     return bool(one == other)
+
+
+# %% ../nbs/parts/smoke.ipynb #c71e9b80
+def _within(value: Any, low: float, high: float) -> bool:
+    """Say whether a value is a finite number from `low` to `high`; a boolean is none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high
+
+
+def _class_fault(signature: BundleInfo, answer: Any) -> str:
+    """Return what is wrong with the answer of a classifier, or ''."""
+    wanted = ("class", "probability", *(("score",) if signature.score else ()))
+    if not isinstance(answer, dict) or set(answer) != set(wanted):
+        return f"not an object with {', '.join(wanted)}"
+    known = answer["class"] in signature.classes if signature.classes else isinstance(answer["class"], str)
+    if not known:
+        return f"class {str(answer['class'])[:40]!r} is not one of the model's"
+    if not _within(answer["probability"], 0, 1):
+        return "probability is not a number from 0 to 1"
+    return "score is not a number from 0 to 100" if not _within(answer.get("score", 0), 0, 100) else ""
+
+
+def _fault(signature: BundleInfo, answer: Any) -> str:
+    """Return what is wrong with the answer for one row, or ''. A regression may answer null where the graph gives no number."""
+    if signature.task == "classification":
+        return _class_fault(signature, answer)
+    if signature.task == "regression":
+        fine = answer is None or _within(answer, -math.inf, math.inf)
+        return "" if fine else "not a number or null"
+    whole = isinstance(answer, dict) and set(answer) == {"cluster"} and type(answer["cluster"]) is int
+    return "" if whole and answer["cluster"] >= 0 else "not an object with a whole number `cluster`"
+
+
+def format_fault(signature: BundleInfo, content: Any, rows: int) -> str:
+    """Return what is wrong with the form of an answer to a request of so many rows, or ''.
+
+    A signature without classes takes any text for one.
+    """
+    if not isinstance(content, list):
+        return "the answer is not a list"
+    if len(content) != rows:
+        return f"{len(content)} answers for {rows} rows"
+    faults = ((number, _fault(signature, answer)) for number, answer in enumerate(content))
+    return next((f"answer {number}: {fault}" for number, fault in faults if fault), "")
+
+
+# %% ../nbs/parts/smoke.ipynb #edd5a01d
+class Scorer(Protocol):
+    """What can be asked: a local endpoint, or any `Target`."""
+
+    def score(self, body: bytes, deployment: str = "", key: str | None = None) -> Answer:
+        """Send a request and return the answer. Raises EndpointError where none comes."""
 
 
 @dataclass(frozen=True)
@@ -73,47 +139,87 @@ def questions(bundle: Bundle, example: Mapping[str, Any]) -> list[Question]:
     return found
 
 
-def ask(endpoint: LocalEndpoint, bundle: Bundle, question: Question, deployment: str) -> Check:
+# %% ../nbs/parts/smoke.ipynb #0e541411
+NO_ANSWER = "no answer"
+NEXT_STEP = "Look at the log of the endpoint's server (on this machine server.log in the endpoint's folder)."
+
+
+def refused(status: int, wanted: int) -> Verdict:
+    """Return the verdict on a request that must be refused: another status of the kind 4xx is a warning."""
+    if status == wanted:
+        return "pass"
+    return "warning" if 400 <= status < 500 else "fail"
+
+
+def _compare(answer: Answer, expected: Sequence[Any], signature: BundleInfo) -> tuple[Verdict, str]:
+    """Return the verdict on an answer that must be the bundle's own, and what it was in words."""
+    if answer.status != 200:
+        return "fail", str(answer.status)
+    if same_answers(answer.content, expected):
+        return "pass", "200, the same answer"
+    fault = format_fault(signature, answer.content, len(expected))
+    return "fail", f"200, {fault or 'another answer'}"
+
+
+def ask(endpoint: Scorer, bundle: Bundle, question: Question, deployment: str = "") -> Check:
     """Ask a question and return whether the answer is the bundle's own, from the deployment that was asked."""
-    answer = endpoint.score(question.body, deployment)
-    measured, good = f"{answer.status}", answer.status == question.status
-    if good and question.status == 200:
+    wanted = str(question.status) + (", as the bundle answers" if question.status == 200 else "")
+    try:
+        answer = endpoint.score(question.body, deployment)
+    except EndpointError as error:
+        return _check(question.about, f"{NO_ANSWER}: {error}", wanted, "fail")
+    if question.status == 200:
         expected = bundle.predict(parse_payload(question.body, bundle.info.columns))
-        good = same_answers(answer.content, expected)
-        measured = f"{answer.status}, {'the same answer' if good else 'another answer'}"
-    elif good:
-        measured = f"{answer.status} {answer.content['error']['code']}"
+        verdict, measured = _compare(answer, expected, bundle.info)
+    else:
+        verdict, measured = (
+            refused(answer.status, question.status),
+            f"{answer.status} {_code(answer.content)}",
+        )
     if deployment and answer.deployment != deployment:
-        good, measured = False, f"answered by {answer.deployment or 'nobody'}"
-    required = str(question.status) + (", as the bundle answers" if question.status == 200 else "")
-    step = "" if good else f"Look at the server's log: {endpoint.state.log.name} in the endpoint's folder."
-    return Check(
-        name=question.about,
-        measured=measured,
-        required=required,
-        verdict="pass" if good else "fail",
-        next_step=step,
-    )
+        verdict, measured = "fail", f"answered by {answer.deployment or 'nobody'}"
+    return _check(question.about, measured.strip(), wanted, verdict)
+
+
+def _code(content: Any) -> str:
+    """Return the code of an error, where the content has one."""
+    error = content.get("error") if isinstance(content, dict) else None
+    return str(error.get("code", ""))[:40] if isinstance(error, dict) else ""
+
+
+def _check(name: str, measured: str, required: str, verdict: Verdict) -> Check:
+    step = NEXT_STEP if verdict == "fail" else ""
+    return Check(name=name, measured=measured, required=required, verdict=verdict, next_step=step)
+
+
+def refuses_wrong_key(endpoint: Scorer, body: bytes = b"[]", deployment: str = "") -> Check:
+    """Return whether a request with a wrong key is refused."""
+    name = "a wrong key is refused"
+    try:
+        status = endpoint.score(body, deployment, key="not-a-key").status
+    except EndpointError as error:
+        return _check(name, f"{NO_ANSWER}: {error}", "401", "fail")
+    verdict: Verdict = "pass" if status == 401 else "warning" if status == 403 else "fail"
+    return _check(name, str(status), "401", verdict)
+
+
+def ask_all(endpoint: Scorer, bundle: Bundle, asked: Sequence[Question], deployment: str = "") -> list[Check]:
+    """Ask questions in order, and whether a wrong key is refused; stop at the first without an answer, as the others would wait too."""
+    checks: list[Check] = []
+    for one in asked:
+        checks.append(ask(endpoint, bundle, one, deployment))
+        if str(checks[-1].measured).startswith(NO_ANSWER):
+            return checks
+    return [*checks, refuses_wrong_key(endpoint, deployment=deployment)]
 
 
 def smoke(endpoint: LocalEndpoint, deployment: str, folder: Path | None = None) -> list[Check]:
-    """Ask a deployment all questions by its pin; '' asks whoever has the traffic, with the bundle in `folder`."""
+    """Ask a deployment of this machine all questions by its pin; '' asks whoever has the traffic, with the bundle in `folder`."""
     place = folder or endpoint.state.bundle(deployment)
     bundle = Bundle.open(place)
-    checks = [ask(endpoint, bundle, one, deployment) for one in questions(bundle, bundle.example(place))]
-    refused = endpoint.score(b"[]", deployment, key="not a key")
-    verdict = "pass" if refused.status == 401 else "fail"
-    return [
-        *checks,
-        Check(name="a wrong key is refused", measured=str(refused.status), required="401", verdict=verdict),
-    ]
+    return ask_all(endpoint, bundle, questions(bundle, bundle.example(place)), deployment)
 
 
-def latencies(endpoint: LocalEndpoint, body: bytes, requests: int) -> list[float]:
-    """Return the milliseconds of that many requests, one after the other, in order."""
+def latencies(endpoint: Scorer, body: bytes, requests: int) -> list[float]:
+    """Return the milliseconds of that many requests, one after the other, in order. What waits behind a slow one is not seen: see load."""
     return [1000 * endpoint.score(body).seconds for _ in range(requests)]
-
-
-def p95(milliseconds: Sequence[float]) -> float:
-    """Return the 95th percentile."""
-    return float(np.percentile(np.asarray(milliseconds), 95))

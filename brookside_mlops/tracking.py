@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,6 @@ def log_numbers(
 def ui_command(settings: Environment) -> str:
     """Return the command that opens the MLflow UI of an environment."""
     if settings.tracking_uri:
-        return f"open {settings.tracking_uri}"
+        return f"open {shlex.quote(settings.tracking_uri)}"
     database = Path(os.path.relpath(settings.state / "mlflow.db"))
-    return f"mlflow ui --backend-store-uri sqlite:///{database}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{database}')}"

@@ -49,7 +49,7 @@ def test_project_without_settings_gets_the_packaged_ones(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("seed = 1", "seed = soon", "settings.ini [dev] seed: 'soon'"),
+        ("seed = 1", "seed = soon", "settings.ini [DEFAULT] seed: 'soon'"),
         ("[dev]", "[dev]\nmin_accuracy = 75", "[dev] min_accuracy: '75'"),
         ("[dev]", "[dev]\nmin_acuracy = 0.75", "min_acuracy: '0.75': not a setting; allowed here: "),
         ("[dev]", "[dev]\nbaseline_rule = best", "'none', 'not_worse' or 'better'"),

@@ -252,8 +252,10 @@ class LocalEndpoint:
         return True
 
     def curl_line(self) -> str:
-        """Return a command that scores the example of the deployment with most traffic; the key is read from its file."""
-        most = max(self.state.deployments().values(), key=lambda one: one.weight)
+        """Return a command that scores the example of the deployment with most traffic; '' where there is none."""
+        most = max(self.state.deployments().values(), key=lambda one: one.weight, default=None)
+        if most is None:
+            return ""
         example = Path(os.path.relpath(self.state.bundle(most.name) / "input_example.json"))
         keys = Path(os.path.relpath(self.state.key_file))
         return (

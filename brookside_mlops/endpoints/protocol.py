@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "PIN",
     "REQUEST_ID",
+    "REPLAYED",
     "Deployment",
     "Limits",
     "EndpointInfo",
@@ -28,10 +29,11 @@ __all__ = [
 # %% ../../nbs/parts/protocol.ipynb #a9f76bc5
 PIN = "azureml-model-deployment"
 REQUEST_ID = "x-ms-request-id"
+REPLAYED = "x-brookside-replayed"  # on requests of ours: they are no callers, so nothing of them is sampled
 
 
 class Deployment(BaseModel):
-    """One deployed model version. `state` is what the server says; `stable` that it has carried all traffic once."""
+    """One deployed model version. `state` is what the server says."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +42,6 @@ class Deployment(BaseModel):
     version: int
     sha256: str
     weight: int = 0
-    stable: bool = False
     created: str = ""
     mirror: int = 0
     state: Literal["creating", "ready", "failed", "stopped"] = "creating"

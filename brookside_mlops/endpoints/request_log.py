@@ -47,6 +47,9 @@ create index if not exists request_time on request (time);
 """
 
 
+_INSERT = f"insert into request ({', '.join(Entry._fields)}) values ({', '.join('?' * len(Entry._fields))})"  # nosec B608
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[sqlite3.Connection]:
     database = sqlite3.connect(path, timeout=30)
@@ -97,11 +100,7 @@ class RequestLog:
                 return
             try:
                 with _open(self.path) as database:
-                    places = ", ".join("?" * len(Entry._fields))
-                    names = ", ".join(Entry._fields)
-                    database.executemany(
-                        f"insert into request ({names}) values ({places})", batch
-                    )  # nosec B608
+                    database.executemany(_INSERT, batch)
             except (sqlite3.Error, OSError):
                 kept = batch[-MOST:]
                 self.lost += len(batch) - len(kept)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from .fleet import Fleet
-from .protocol import PIN, REQUEST_ID, Limits
+from .protocol import PIN, REPLAYED, REQUEST_ID, Limits
 from .request_log import Entry, Kind, RequestLog
 from .routing import agreeing, successor
 from .supervisor import WorkerDown
@@ -84,7 +84,7 @@ def unpacked(body: bytes, encoding: bytes, limits: Limits, most: int) -> bytes:
 
 
 # %% ../../nbs/parts/scoring.ipynb #410e74d7
-_PIN, _REQUEST_ID = PIN.encode(), REQUEST_ID.encode()
+_PIN, _REQUEST_ID, _REPLAYED = PIN.encode(), REQUEST_ID.encode(), REPLAYED.encode()
 _JSON = (b"content-type", b"application/json")
 
 
@@ -112,7 +112,8 @@ class Scoring:
         try:
             self._admit(headers)
             body = await read_body(headers, receive, self.fleet.limits)
-            answered, reply = await self._answer(headers.get(_PIN, b"").decode("latin-1"), body)
+            keep = _PIN not in headers and _REPLAYED not in headers and self.fleet.sampled.take()
+            answered, reply = await self._answer(headers.get(_PIN, b"").decode("latin-1"), body, keep)
         except PayloadError as error:
             reply = Reply(error.status, error.body())
             if error.status in (429, 503):
@@ -136,8 +137,8 @@ class Scoring:
             message = f"more than {self.fleet.limits.max_concurrent} requests at once: come back in a second"
             raise PayloadError(429, "too_many_requests", message)
 
-    async def _answer(self, pinned: str, body: bytes) -> tuple[str, Reply]:
-        """Return who answered, and what."""
+    async def _answer(self, pinned: str, body: bytes, keep: bool) -> tuple[str, Reply]:
+        """Return who answered, and what; `keep` asks for the request to be sampled."""
         fleet = self.fleet
         chosen = pinned or fleet.rotation.choose()
         if chosen not in fleet.workers:
@@ -145,23 +146,25 @@ class Scoring:
                 raise PayloadError(503, "no_traffic", "no deployment takes traffic")
             there = ", ".join(sorted(fleet.workers)) or "none"
             raise PayloadError(404, "no_deployment", f"no deployment {pinned!a}; there is {there}", PIN)
-        reply = await self._ask(chosen, "pinned" if pinned else "live", body)
+        reply = await self._ask(chosen, "pinned" if pinned else "live", body, keep=keep)
         if reply.status >= 500 and not pinned:
             other = successor(fleet.rotation.weights, fleet.ready(), chosen)
             if other:
-                chosen, reply = other, await self._ask(other, "failover", body)
+                chosen, reply = other, await self._ask(other, "failover", body, keep=keep)
         if fleet.mirror and not pinned and reply.status == 200 and fleet.mirrored.take():
             self._copy(fleet.mirror, body, reply)
         return chosen, reply
 
-    async def _ask(self, name: str, kind: Kind, body: bytes, live: Reply | None = None) -> Reply:
+    async def _ask(
+        self, name: str, kind: Kind, body: bytes, live: Reply | None = None, keep: bool = False
+    ) -> Reply:
         """Ask one deployment, write down what came of it, and return its answer, whatever it is."""
         begun = time.perf_counter()
         worker = self.fleet.workers.get(name)
         try:
             if worker is None:
                 raise WorkerDown("it has been deleted")
-            reply = await worker.ask(body, self.fleet.sampled.take())
+            reply = await worker.ask(body, keep)
         except WorkerDown as down:
             code = "deployment_down" if down.status == 503 else "timeout"
             reply = Reply(down.status, PayloadError(down.status, code, f"deployment {name}: {down}").body())

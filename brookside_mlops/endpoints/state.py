@@ -9,19 +9,17 @@ import re
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from .protocol import Deployment, Limits
 from ..errors import InputError
 from ..files import write_text
 
 # %% auto #0
-__all__ = ["EndpointState", "Release", "record_release", "record_rollback", "releases", "previous_release"]
+__all__ = ["EndpointState"]
 
 # %% ../../nbs/parts/endpoint_state.ipynb #620b88e8
 _NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
@@ -30,14 +28,12 @@ create table if not exists deployment (
     name text primary key, model_name text not null, version integer not null, sha256 text not null,
     weight integer not null default 0 check (weight between 0 and 100),
     mirror integer not null default 0 check (mirror between 0 and 50),
-    stable integer not null default 0, created text not null default ({_NOW}));
+    created text not null default ({_NOW}));
 create table if not exists server (only integer primary key check (only = 1), pid integer, port integer);
 create table if not exists setting (only integer primary key check (only = 1), limits text not null);
-create table if not exists release (
-    id integer primary key, deployment text not null, model_name text not null, version integer not null,
-    sha256 text not null, finished text not null default ({_NOW}), rolled_back text not null default '');
 """  # nosec B608
-_FIELDS = ("name", "model_name", "version", "sha256", "weight", "mirror", "stable", "created")
+_FIELDS = ("name", "model_name", "version", "sha256", "weight", "mirror", "created")
+_SELECT = f"select {', '.join(_FIELDS)} from deployment order by name"  # nosec B608
 
 
 # %% ../../nbs/parts/endpoint_state.ipynb #4bfbc6df
@@ -117,9 +113,7 @@ class EndpointState:
     def deployments(self) -> dict[str, Deployment]:
         """Return the deployments that should be there, by name."""
         with self.change() as database:
-            rows = database.execute(
-                f"select {', '.join(_FIELDS)} from deployment order by name"
-            ).fetchall()  # nosec B608
+            rows = database.execute(_SELECT).fetchall()
         return {row[0]: Deployment(**dict(zip(_FIELDS, row, strict=True))) for row in rows}
 
     def add(self, deployment: Deployment, bundle: Path) -> None:
@@ -163,64 +157,3 @@ class EndpointState:
         """Write down the running server."""
         with self.change() as database:
             database.execute("insert or replace into server values (1, ?, ?)", (pid, port))
-
-
-# %% ../../nbs/parts/endpoint_state.ipynb #877c5afc
-class Release(BaseModel):
-    """A version that carried all traffic at the end of a rollout."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: int
-    deployment: str
-    model_name: str
-    version: int
-    sha256: str
-    finished: str
-    rolled_back: str = ""
-
-
-def record_release(state: EndpointState, deployment: Deployment) -> None:
-    """Write down that a deployment finished its rollout; the same version twice in a row is one release."""
-    last = releases(state)[-1:]
-    if last and (last[0].sha256, last[0].version, last[0].rolled_back) == (
-        deployment.sha256,
-        deployment.version,
-        "",
-    ):
-        return
-    with state.change() as database:
-        database.execute(
-            "insert into release (deployment, model_name, version, sha256) values (?, ?, ?, ?)",
-            (deployment.name, deployment.model_name, deployment.version, deployment.sha256),
-        )
-        database.execute("update deployment set stable = 1 where name = ?", (deployment.name,))
-
-
-def record_rollback(state: EndpointState, deployment: Deployment) -> None:
-    """Write down that a deployment's version was rolled back: nobody returns to it by himself."""
-    with state.change() as database:
-        database.execute(
-            f"update release set rolled_back = {_NOW} where version = ? and sha256 = ?",  # nosec B608
-            (deployment.version, deployment.sha256),
-        )
-        database.execute("update deployment set stable = 0 where name = ?", (deployment.name,))
-
-
-def releases(state: EndpointState) -> list[Release]:
-    """Return the history, oldest first."""
-    names = tuple(Release.model_fields)
-    with state.change() as database:
-        rows = database.execute(
-            f"select {', '.join(names)} from release order by id"
-        ).fetchall()  # nosec B608
-    return [Release(**dict(zip(names, row, strict=True))) for row in rows]
-
-
-def previous_release(history: Sequence[Release], serving: Deployment | None) -> Release | None:
-    """Return the release to go back to from the deployment that serves; None where there is none."""
-    for one in reversed(history):
-        current = serving is not None and (one.version, one.sha256) == (serving.version, serving.sha256)
-        if not one.rolled_back and not current:
-            return one
-    return None

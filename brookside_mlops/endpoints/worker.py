@@ -34,7 +34,7 @@ ANSWER = struct.Struct("!4sHIIddI")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer of a worker. `total` and `squares` sum the predicted values (probability, or value) and their squares."""
+    """The answer of a worker. `total` and `squares` sum the predicted values (score, probability or value) and their squares."""
 
     status: int
     body: bytes
@@ -60,7 +60,7 @@ def summed(answers: Sequence[Any]) -> tuple[float, float, dict[str, int]]:
         if isinstance(answer, dict):
             name = str(answer.get("class", answer.get("cluster", "")))
             classes[name] = classes.get(name, 0) + 1
-            value = answer.get("probability")
+            value = answer.get("score", answer.get("probability"))
         if isinstance(value, int | float) and math.isfinite(value):
             values.append(float(value))
     return sum(values), sum(value * value for value in values), classes

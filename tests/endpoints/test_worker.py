@@ -1,49 +1,82 @@
-"""A worker: frames in, frames out, and an end with its parent."""
+"""A worker: frames in, frames out, samples, and an end with its parent."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
+
 from brookside_mlops.bundle import Bundle
-from brookside_mlops.endpoints.worker import ANSWER, REQUEST, answer
-from brookside_mlops.scratch import scratch_bundle as adding
+from brookside_mlops.endpoints.worker import ANSWER, MAGIC, READY, REQUEST, answer, summed
+from brookside_mlops.scratch import scratch_bundle
 
 
-def test_worker_answers_frames_and_ends_when_its_parent_lets_go(tmp_path: Path) -> None:
-    path = tmp_path / "w.sock"
-    command = [
-        sys.executable,
-        "-m",
-        "brookside_mlops.endpoints.worker",
-        str(adding(tmp_path / "b", 1)),
-        str(path),
-    ]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout and process.stdout.readline() == b"ready\n"
-        assert path.stat().st_mode & 0o077 == 0
+def ask(connection: socket.socket, body: bytes, keep: bool = False) -> tuple[int, int, float, bytes]:
+    connection.sendall(REQUEST.pack(len(body), keep) + body)
+    return reply(connection)
 
-        async def ask() -> tuple[int, object]:
-            reader, writer = await asyncio.open_unix_connection(path)
-            body = b'[{"weeks": 2}]'
-            writer.write(REQUEST.pack(len(body)) + body)
-            status, length = ANSWER.unpack(await reader.readexactly(ANSWER.size))
-            content = json.loads(await reader.readexactly(length))
-            writer.close()
-            return status, content
 
-        assert asyncio.run(ask()) == (200, [3.0])
-        assert process.stdin
-        process.stdin.close()
+def reply(connection: socket.socket) -> tuple[int, int, float, bytes]:
+    with connection.makefile("rb", buffering=0) as stream:
+        magic, status, length, rows, total, _, words = ANSWER.unpack(stream.read(ANSWER.size))
+        assert magic == MAGIC
+        content = b""
+        while len(content) < words + length:
+            content += stream.read(words + length - len(content))
+    return status, rows, total, content[words:]
+
+
+def test_worker_answers_frames_keeps_samples_and_ends_when_its_parent_lets_go(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    bundle = scratch_bundle(tmp_path / "b", 1)
+    words = [str(bundle), str(theirs.fileno()), str(os.getpid()), str(tmp_path / "samples"), "3"]
+    command = [sys.executable, "-m", "brookside_mlops.endpoints.worker", *words]
+    with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        assert reply(ours)[0] == READY
+        assert ask(ours, b'[{"weeks": 2}]', keep=True) == (200, 1, 3.0, b"[3.0]")
+        assert ask(ours, b'[{"weeks": 5}]')[3] == b"[6.0]"
+        ours.sendall(2 * (REQUEST.pack(14, 0) + b'[{"weeks": 7}]'))  # the second before the first is answered
+        assert [reply(ours)[3], reply(ours)[3]] == [b"[8.0]", b"[8.0]"]
+        status, _, _, body = ask(ours, json.dumps([{"weeks": 1}] * 4).encode())
+        assert status == 413 and json.loads(body)["error"]["code"] == "too_many_rows"
+        ours.close()
         assert process.wait(60) == 0
+    (file,) = (tmp_path / "samples").glob("*.parquet")
+    assert file.stat().st_mode & 0o077 == 0
+    kept = pq.read_table(file)
+    assert kept["weeks"].to_pylist() == [2.0] and kept["prediction.value"].to_pylist() == [3.0]
+
+
+def test_worker_without_a_bundle_says_so_in_a_line(tmp_path: Path) -> None:
+    words = [str(tmp_path), "0", str(os.getpid()), str(tmp_path), "1"]
+    command = [sys.executable, "-m", "brookside_mlops.endpoints.worker", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "is not a bundle" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_model_that_fails_says_so_and_nothing_of_its_insides(tmp_path: Path) -> None:
-    bundle = Bundle.open(adding(tmp_path / "b", 1))
-    assert answer(bundle, b'[{"weeks": null}]')[0] == 200
+    bundle = Bundle.open(scratch_bundle(tmp_path / "b", 1))
+    assert answer(bundle, b'[{"weeks": null}]').status == 200
     bundle.session = None  # a graph that is gone
-    status, body = answer(bundle, b'[{"weeks": 1}]')
-    assert status == 500 and json.loads(body)["error"]["code"] == "model_failed"
+    failed = answer(bundle, b'[{"weeks": 1}]')
+    assert failed.status == 500 and json.loads(failed.body)["error"]["code"] == "model_failed"
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([1.0, 2.0, None], (3.0, 5.0, {})),
+        ([{"cluster": 1}, {"cluster": 0}, {"cluster": 1}], (0, 0, {"1": 2, "0": 1})),
+        ([{"class": "a", "probability": 0.5, "score": 25.0}], (25.0, 625.0, {"a": 1})),
+        ([], (0, 0, {})),
+    ],
+)
+def test_predictions_are_summed(answers: list[object], expected: tuple[float, float, dict[str, int]]) -> None:
+    assert summed(answers) == expected
