@@ -209,7 +209,7 @@ def shift(context: Context, record: Record) -> Record:
     cursor = record.cursor
     if not record.live:
         _, cursor = context.endpoint.counts("", record.plan.rules.limits_ms)
-    context.endpoint.set_traffic(split)
+    context.endpoint.set_traffic(split, record.old if record.kind == "rollout" else "")
     read_back(context, record)
     said = ", ".join(f"{name} {weight} %" for name, weight in split.items())
     record = told(context, record, "traffic", said, split=split)
@@ -271,6 +271,7 @@ def act(context: Context, record: Record, decision: Decision) -> Record:
 # %% ../nbs/parts/rollout.ipynb #24359215
 def finish(context: Context, record: Record) -> Record:
     """Make the new deployment the stable one."""
+    context.endpoint.set_traffic({record.new: 100})
     if record.old and record.old in context.deployments():
         if record.plan.strategy == "canary":
             context.endpoint.delete_deployment(record.old)

@@ -142,7 +142,9 @@ def test_keys_are_checked_and_change_at_once(tmp_path: Path) -> None:
             assert answer.status_code == status
         assert (await client.post("/score", json=ROW, headers={"Authorization": first})).status_code == 401
         state.regenerate_key("primary")
-        assert (await client.post("/-/reload", headers={"Authorization": f"Bearer {first}"})).status_code == 401
+        assert (
+            await client.post("/-/reload", headers={"Authorization": f"Bearer {first}"})
+        ).status_code == 401
         await client.post("/-/reload", headers={"Authorization": f"Bearer {own}"})
         assert (await client.post("/score", json=ROW)).status_code == 401
         answer = await client.post("/score", json=ROW, headers={"Authorization": f"Bearer {second}"})
@@ -238,7 +240,11 @@ def test_everything_else_is_answered_in_json(tmp_path: Path) -> None:
     state.weigh({"blue": 100})
 
     async def steps(gateway: Gateway, client: httpx.AsyncClient) -> None:
-        for method, path, status in (("GET", "/score", 405), ("PUT", "/score", 405), ("GET", "/nothing", 404)):
+        for method, path, status in (
+            ("GET", "/score", 405),
+            ("PUT", "/score", 405),
+            ("GET", "/nothing", 404),
+        ):
             assert code(await client.request(method, path)) == (status, "no_route")
         await client.post("/score", json=ROW)
         await client.post("/score", json=[{"weeks": "x"}])
