@@ -218,6 +218,7 @@ d = {
             "brookside_mlops.canary._recent": ("parts/canary.html#_recent", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._time": ("parts/canary.html#_time", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._worse": ("parts/canary.html#_worse", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.above": ("parts/canary.html#above", "brookside_mlops/canary.py"),
             "brookside_mlops.canary.decide": ("parts/canary.html#decide", "brookside_mlops/canary.py"),
             "brookside_mlops.canary.guardrails": (
                 "parts/canary.html#guardrails",
@@ -354,6 +355,16 @@ d = {
             "brookside_mlops.cli_endpoint.tell": (
                 "parts/cli_endpoint.html#tell",
                 "brookside_mlops/cli_endpoint.py",
+            ),
+        },
+        "brookside_mlops.cli_notify": {
+            "brookside_mlops.cli_notify._test_message": (
+                "parts/cli_notify.html#_test_message",
+                "brookside_mlops/cli_notify.py",
+            ),
+            "brookside_mlops.cli_notify.notify_command": (
+                "parts/cli_notify.html#notify_command",
+                "brookside_mlops/cli_notify.py",
             ),
         },
         "brookside_mlops.cli_options": {
@@ -2062,6 +2073,64 @@ d = {
                 "brookside_mlops/identifiers.py",
             ),
         },
+        "brookside_mlops.incidents": {
+            "brookside_mlops.incidents.GitHub": (
+                "parts/incidents.html#github",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.Incident": (
+                "parts/incidents.html#incident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.NotTold": (
+                "parts/incidents.html#nottold",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.OpenedIncident": (
+                "parts/incidents.html#openedincident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._Passing": (
+                "parts/incidents.html#_passing",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._free": ("parts/incidents.html#_free", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._is_api": (
+                "parts/incidents.html#_is_api",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._line": ("parts/incidents.html#_line", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._message": (
+                "parts/incidents.html#_message",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._post": ("parts/incidents.html#_post", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents._shown": (
+                "parts/incidents.html#_shown",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents._written": (
+                "parts/incidents.html#_written",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.github": (
+                "parts/incidents.html#github",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.incident_text": (
+                "parts/incidents.html#incident_text",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.logs": ("parts/incidents.html#logs", "brookside_mlops/incidents.py"),
+            "brookside_mlops.incidents.open_incident": (
+                "parts/incidents.html#open_incident",
+                "brookside_mlops/incidents.py",
+            ),
+            "brookside_mlops.incidents.open_issue": (
+                "parts/incidents.html#open_issue",
+                "brookside_mlops/incidents.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
@@ -2368,6 +2437,60 @@ d = {
             "brookside_mlops.modelling.temper": (
                 "parts/modelling.html#temper",
                 "brookside_mlops/modelling.py",
+            ),
+        },
+        "brookside_mlops.notifications": {
+            "brookside_mlops.notifications.Channel": (
+                "parts/notifications.html#channel",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.Delivery": (
+                "parts/notifications.html#delivery",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.Message": (
+                "parts/notifications.html#message",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._deliver": (
+                "parts/notifications.html#_deliver",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._host": (
+                "parts/notifications.html#_host",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._schemes": (
+                "parts/notifications.html#_schemes",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._send": (
+                "parts/notifications.html#_send",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications._try": (
+                "parts/notifications.html#_try",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.channels": (
+                "parts/notifications.html#channels",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.configured": (
+                "parts/notifications.html#configured",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.main": (
+                "parts/notifications.html#main",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.notify": (
+                "parts/notifications.html#notify",
+                "brookside_mlops/notifications.py",
+            ),
+            "brookside_mlops.notifications.safe_name": (
+                "parts/notifications.html#safe_name",
+                "brookside_mlops/notifications.py",
             ),
         },
         "brookside_mlops.onboarding": {
@@ -3154,6 +3277,24 @@ d = {
             "brookside_mlops.rollout_interrupt.wish_of": (
                 "parts/rollout_interrupt.html#wish_of",
                 "brookside_mlops/rollout_interrupt.py",
+            ),
+        },
+        "brookside_mlops.rollout_news": {
+            "brookside_mlops.rollout_news._split": (
+                "parts/rollout_news.html#_split",
+                "brookside_mlops/rollout_news.py",
+            ),
+            "brookside_mlops.rollout_news.incident_of": (
+                "parts/rollout_news.html#incident_of",
+                "brookside_mlops/rollout_news.py",
+            ),
+            "brookside_mlops.rollout_news.message_of": (
+                "parts/rollout_news.html#message_of",
+                "brookside_mlops/rollout_news.py",
+            ),
+            "brookside_mlops.rollout_news.tell": (
+                "parts/rollout_news.html#tell",
+                "brookside_mlops/rollout_news.py",
             ),
         },
         "brookside_mlops.rollout_plan": {

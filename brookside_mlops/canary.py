@@ -19,6 +19,7 @@ __all__ = [
     "WINDOWS",
     "DRAWN",
     "Cause",
+    "CHANCE",
     "Action",
     "Rules",
     "Look",
@@ -26,6 +27,7 @@ __all__ = [
     "Evidence",
     "observe",
     "window",
+    "above",
     "guardrails",
     "prediction_drift",
     "Step",
@@ -99,7 +101,7 @@ DRAWN = 240
 
 
 def _pair(counts: Counts, bad: Literal["errors", "slow"]) -> tuple[int, int]:
-    return counts.requests, counts.errors if bad == "errors" else counts.slow[1]
+    return counts.requests, counts.errors + counts.refused if bad == "errors" else counts.slow[1]
 
 
 def observe(evidence: Evidence, look: Look, rules: Rules) -> Evidence:
@@ -147,28 +149,36 @@ def window(evidence: Evidence, seconds: float) -> Counts | None:
 Cause = Literal["", "error_rate", "availability", "latency", "worse_errors", "worse_latency"]
 
 
+CHANCE = 0.01
+
+
+def above(bad: int, requests: int, limit: float, rules: Rules) -> bool:
+    """Say whether a share lies above a limit by more than chance: the tail of the binomial law at the limit is under 1 %."""
+    if requests < rules.guardrail_requests or bad <= limit * requests:
+        return False
+    from scipy.stats import binom
+
+    return bool(binom.sf(bad - 1, requests, limit) < CHANCE)
+
+
 def guardrails(evidence: Evidence, rules: Rules) -> tuple[Cause, str]:
     """Return the guardrail that the canary runs into, and why in words; '' for none."""
     last = window(evidence, rules.availability_seconds)
-    if last and last.requests >= rules.guardrail_requests:
-        share = 1 - last.unavailable / last.requests
-        if share < rules.min_availability:
-            said = f"availability {share:.2%} over {_time(rules.availability_seconds)}"
-            return "availability", f"{said}, at least {rules.min_availability:.2%} is asked"
+    if last and above(last.unavailable, last.requests, 1 - rules.min_availability, rules):
+        share = (last.requests - last.unavailable) / last.requests
+        said = f"availability {share:.2%} over {_time(rules.availability_seconds)}"
+        return "availability", f"{said}, at least {rules.min_availability:.2%} is asked"
     last = window(evidence, rules.error_seconds)
-    if last and last.requests >= rules.guardrail_requests:
+    if last and above(last.errors, last.requests, rules.max_error_rate, rules):
         share = last.errors / last.requests
-        if share > rules.max_error_rate:
-            said = (
-                f"error rate {share:.2%} over {_time(rules.error_seconds)} ({last.errors} of {last.requests})"
-            )
-            return "error_rate", f"{said}, at most {rules.max_error_rate:.2%} is allowed"
+        said = f"error rate {share:.2%} over {_time(rules.error_seconds)} ({last.errors} of {last.requests})"
+        return "error_rate", f"{said}, at most {rules.max_error_rate:.2%} is allowed"
     last = window(evidence, rules.latency_seconds)
-    if last and last.requests >= rules.guardrail_requests:
+    if last:
         for name, slow, limit, most in zip(
             ("P50", "P95", "P99"), last.slow, rules.limits_ms, (0.5, 0.05, 0.01), strict=True
         ):
-            if slow / last.requests > most:
+            if above(slow, last.requests, most, rules):
                 said = f"{name} is above {limit:g} ms over {_time(rules.latency_seconds)}"
                 return "latency", f"{said}: {slow} of {last.requests} requests took longer"
     return "", ""
@@ -183,7 +193,8 @@ def _time(seconds: float) -> str:
 def prediction_drift(canary: Counts, stable: Counts) -> list[str]:
     """Return what differs in the predictions, in words: shares of classes, and the mean in standard deviations."""
     found = []
-    names = sorted(canary.classes.keys() | stable.classes.keys())
+    both = (canary + stable).classes
+    names = sorted(name for name, count in both.items() if count)
     total_c, total_s = sum(canary.classes.values()), sum(stable.classes.values())
     if len(names) > 1 and min(total_c, total_s) >= 30:
         from scipy.stats import chi2_contingency
@@ -200,7 +211,7 @@ def prediction_drift(canary: Counts, stable: Counts) -> list[str]:
     if min(canary.rows, stable.rows) >= 30:
         means = canary.total / canary.rows, stable.total / stable.rows
         spread = [
-            max(one.squares / one.rows - mean**2, 0.0)
+            max(one.squares / one.rows - mean * mean, 0.0)
             for one, mean in zip((canary, stable), means, strict=True)
         ]
         noise = (spread[0] / canary.rows + spread[1] / stable.rows) ** 0.5

@@ -5,6 +5,7 @@
 # %% ../nbs/parts/cli.ipynb #6c3e29b3
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from .cli_audit import audit_app
 from .cli_care import endpoint_app
 from .cli_data import contract_app, drift_command
+from .cli_notify import notify_command
 from brookside_mlops.cli_options import (
     ApproveOption,
     EnvironmentOption,
@@ -76,6 +78,7 @@ def _go(run: Run, approve_as: str, as_json: bool) -> None:
     """Advance a run through its line, showing progress, and show its end; the code of an error is kept."""
     from brookside_mlops.pipeline import Event, run_line
     from brookside_mlops.reporting import Reporter, show_end, show_json, summary
+    from brookside_mlops.rollout_interrupt import asking
 
     reporter = Reporter(quiet=as_json)
     seen = {run.id: run}
@@ -87,7 +90,7 @@ def _go(run: Run, approve_as: str, as_json: bool) -> None:
     if not as_json:
         typer.echo(f"{run.environment} run {run.id}")
     try:
-        with resumable(run):
+        with resumable(run), asking(lambda: list(seen.values())[-1]):
             run_line(run, listen, _approver(approve_as))
     except BrooksideError as error:
         error.about = {"runs": [summary(one) for one in seen.values()]}
@@ -215,13 +218,11 @@ def deploy_command(
         return
     if approve_as and found.settings.approval:
         found.approve(approve_as, "deploy")
-    if watch and not as_json:
-        from brookside_mlops.rollout_watch import watching
+    from brookside_mlops.rollout_interrupt import asking
+    from brookside_mlops.rollout_watch import watching
 
-        with watching(found):
-            stage_verb("deploy", found, None, as_json)
-        return
-    stage_verb("deploy", found, None, as_json)
+    with asking(lambda: found), watching(found) if watch and not as_json else nullcontext():
+        stage_verb("deploy", found, None, as_json)
 
 
 def _show_plan(run: Run, as_json: bool) -> None:
@@ -370,6 +371,7 @@ def approve_command(
 
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
+app.command("notify")(notify_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(rollout_app, name="rollout")

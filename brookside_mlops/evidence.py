@@ -101,7 +101,9 @@ def add_stretch(known: Comparison, canary: tuple[int, int], stable: tuple[int, i
     if n_c == 0 or n_s == 0:
         return known.model_copy(update={**totals, "pending": (n_c, k, n_s, other)})
     odds, _ = bets()
-    logs = log_ratios((n_c, k), (n_s, other), odds) + (np.array(known.logs) if known.logs else 0.0)
+    logs = log_ratios((n_c, k), (n_s, other), odds) + (
+        np.array(known.logs) if len(known.logs) == len(odds) else 0.0
+    )
     made = known.model_copy(update={**totals, "pending": (0, 0, 0, 0), "logs": tuple(logs.tolist())})
     return made.model_copy(update={"highest": max(known.highest, made.e_value())})
 

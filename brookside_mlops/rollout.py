@@ -114,7 +114,10 @@ def unheard(*_: Any) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """What a driver works with. `approved` names who approved, or ''; `finished` is told of a rollout that has ended well."""
+    """What a driver works with. `approved` names who approved, or ''.
+
+    `finished` is told of a rollout that has ended well, `restored` of one that went back.
+    """
 
     endpoint: Endpoint
     store: RolloutStore
@@ -122,6 +125,7 @@ class Context:
     audit: Callable[[str, Mapping[str, Any]], None] = unheard
     approved: Callable[[], str] = lambda: ""
     finished: Callable[[Record], None] = unheard
+    restored: Callable[[Record], None] = unheard
     listen: Callable[[Record], None] = unheard
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
@@ -206,11 +210,9 @@ def read_back(context: Context, record: Record) -> None:
 def shift(context: Context, record: Record) -> Record:
     """Set the traffic of this step and see that it is so."""
     split = record.split()
-    cursor = record.cursor
-    if not record.live:
-        _, cursor = context.endpoint.counts("", record.plan.rules.limits_ms)
     context.endpoint.set_traffic(split, record.old if record.kind == "rollout" else "")
     read_back(context, record)
+    _, cursor = context.endpoint.counts(record.cursor, record.plan.rules.limits_ms)
     said = ", ".join(f"{name} {weight} %" for name, weight in split.items())
     record = told(context, record, "traffic", said, split=split)
     live = [*record.live, split] if split not in record.live[-1:] else record.live
@@ -323,7 +325,9 @@ def restore(context: Context, record: Record) -> Record:
     lost = bool(split.get(record.new))
     text = f"{record.old} is gone, {record.new} keeps the traffic" if lost else f"{said}, as before"
     record = told(context, record, "rollback", text, split=split)
-    return going(record, "restored", back=[], live=[*record.live, split] if record.live else [])
+    record = record.model_copy(update={"back": [], "live": [*record.live, split] if record.live else []})
+    context.restored(record)
+    return going(record, "restored")
 
 
 STATES: dict[State, Callable[[Context, Record], Record]] = {

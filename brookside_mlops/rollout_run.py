@@ -19,6 +19,7 @@ from .registry import RegisterResult, check_version, mark_serving
 from .releases import Release, Releases
 from .rollout import Context, Record, unheard
 from .rollout_driver import go_on, roll_out
+from .rollout_news import tell
 from .rollout_plan import HOURS_PER_MONTH, PlanView, Target, plan_of, serving, view_plan
 from .rollout_store import RolloutStore, Wish
 from .runs import Run
@@ -77,6 +78,8 @@ def write_end(run: Run, record: Record) -> None:
         )
     )
     mark_serving(run.settings, target.model_name, target.version)
+    if record.kind == "rollback":
+        tell(run.settings.state, record)
 
 
 def context_of(run: Run, listen: Callable[[Record], None] = unheard) -> Context:
@@ -97,6 +100,7 @@ def context_of(run: Run, listen: Callable[[Record], None] = unheard) -> Context:
         audit=audit,
         approved=approved,
         finished=lambda record: write_end(run, record),
+        restored=lambda record: unheard(tell(run.settings.state, record)),
         listen=listen,
     )
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/parts/gateway.ipynb #45aeb3ca
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import os
@@ -93,6 +94,7 @@ class Gateway:
             return JSONResponse({"error": {"code": "unauthorized"}}, 401)
         self.scoring.read_keys()
         states = await self.fleet.reload()
+        await asyncio.to_thread(self.log.flush)  # who reads the log now finds all that went by the old split
         return JSONResponse({"deployments": states, "traffic": self.fleet.rotation.weights})
 
     def _site(self) -> Starlette:

@@ -90,8 +90,9 @@ class Answer(BaseModel):
 class Counts(BaseModel):
     """What one deployment did in a window: requests that chose it by weight, pinned and mirrored ones left out.
 
-    `errors` are answers of 500 and above, `unavailable` those of them that came from nobody (502 to 504); `slow` counts the requests
-    above each of the P50, P95 and P99 limits; `total` and `squares` sum the predicted values of `rows` rows and their squares.
+    `errors` are answers of 500 and above, `unavailable` those of them that came from nobody (502 to 504), `refused` are answers of
+    400 to 499; `slow` counts the requests above each of the P50, P95 and P99 limits; `total` and `squares` sum the predicted values
+    of `rows` rows and their squares.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -99,6 +100,7 @@ class Counts(BaseModel):
     requests: int = 0
     errors: int = 0
     unavailable: int = 0
+    refused: int = 0
     slow: tuple[int, int, int] = (0, 0, 0)
     rows: int = 0
     total: float = 0.0
@@ -114,6 +116,7 @@ class Counts(BaseModel):
             requests=self.requests + other.requests,
             errors=self.errors + other.errors,
             unavailable=self.unavailable + other.unavailable,
+            refused=self.refused + other.refused,
             slow=tuple(one + two for one, two in zip(self.slow, other.slow, strict=True)),
             rows=self.rows + other.rows,
             total=self.total + other.total,

@@ -116,7 +116,7 @@ class RequestLog:
 
 # %% ../../nbs/parts/request_log.ipynb #867297b1
 _COUNTS = """
-select deployment, count(*), sum(status >= 500), sum(status between 502 and 504),
+select deployment, count(*), sum(status >= 500), sum(status between 502 and 504), sum(status between 400 and 499),
     sum(seconds > :p50), sum(seconds > :p95), sum(seconds > :p99), sum(rows), sum(total), sum(squares)
 from request where id > :after and id <= :last and kind = :kind group by deployment
 """
@@ -147,11 +147,12 @@ def read_counts(
             requests=requests,
             errors=errors,
             unavailable=unavailable,
+            refused=refused,
             slow=(p50, p95, p99),
             rows=count,
             total=total,
             squares=squares,
             classes=classes.get(name, {}),
         )
-        for name, requests, errors, unavailable, p50, p95, p99, count, total, squares in rows
+        for name, requests, errors, unavailable, refused, p50, p95, p99, count, total, squares in rows
     }, max(after, last)

@@ -6,33 +6,32 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Mapping
+from math import gcd
 from typing import Any
 
 # %% auto #0
 __all__ = ["Rotation", "Share", "successor", "agreeing"]
 
 
-# %% ../../nbs/parts/routing.ipynb #e62d8a71
+# %% ../../nbs/parts/routing.ipynb #cb7b75e9
 class Rotation:
-    """Chooses names in proportion to their weights, evenly spread (the algorithm of nginx)."""
+    """Deals names in exact proportion to their weights, in a new random order each round."""
 
     def __init__(self, weights: Mapping[str, int]) -> None:
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        self.total = sum(self.weights.values())
-        self.credit = dict.fromkeys(self.weights, 0)
-        self.only = next(iter(self.weights)) if len(self.weights) == 1 else ""
+        common = gcd(*self.weights.values()) if self.weights else 1
+        self._round = [name for name, weight in self.weights.items() for _ in range(weight // common)]
+        self._next: list[str] = []
 
     def choose(self) -> str:
         """Return the next name, '' where nothing has weight."""
-        if self.only or not self.weights:
-            return self.only
-        credit = self.credit
-        for name, weight in self.weights.items():
-            credit[name] += weight
-        best = max(credit, key=credit.__getitem__)
-        credit[best] -= self.total
-        return best
+        if not self._next:
+            if len(self._round) < 2:
+                return self._round[0] if self._round else ""
+            self._next = random.sample(self._round, len(self._round))  # nosec B311
+        return self._next.pop()
 
 
 # %% ../../nbs/parts/routing.ipynb #6e6e69f9
