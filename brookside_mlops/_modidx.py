@@ -1552,6 +1552,10 @@ d = {
                 "parts/endpoint_state.html#endpointstate.set_server",
                 "brookside_mlops/endpoints/state.py",
             ),
+            "brookside_mlops.endpoints.state.EndpointState.standby": (
+                "parts/endpoint_state.html#endpointstate.standby",
+                "brookside_mlops/endpoints/state.py",
+            ),
             "brookside_mlops.endpoints.state.EndpointState.weigh": (
                 "parts/endpoint_state.html#endpointstate.weigh",
                 "brookside_mlops/endpoints/state.py",

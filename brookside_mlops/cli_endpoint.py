@@ -148,12 +148,18 @@ def endpoint_traffic(
     as_json: JsonOption = False,
     state_folder: StateOption = None,
 ) -> None:
-    """Set the split of traffic: weights from 0 to 100 that sum to 0 or 100."""
+    """Set the split of traffic: weights from 0 to 100 that sum to 0 or 100. Refused while a rollout sets it."""
+    from brookside_mlops.audit import audit_log
     from brookside_mlops.endpoints.local import LocalEndpoint
     from brookside_mlops.parameters import assignments
+    from brookside_mlops.rollout_store import RolloutStore
 
     endpoint = LocalEndpoint(state_of(state_folder, name), name)
     endpoint.show()
+    row = RolloutStore(endpoint.state_folder).last(name)
+    if row is not None and row.open:
+        ways = f"brookside-mlops rollout abort {name} gives the traffic back, rollback goes to an earlier version"
+        raise InputError(f"endpoint {name}: a rollout is open and sets the traffic: {ways}")
     given = assignments(split.split(","))
     wrong = [
         f"{one}={value}" for one, value in given.items() if not re.fullmatch(r"[0-9]{1,3}", value.strip())
@@ -162,6 +168,7 @@ def endpoint_traffic(
         raise InputError(f"--set {', '.join(wrong)}: a weight is a whole number from 0 to 100")
     endpoint.start()
     endpoint.set_traffic({one: int(value) for one, value in given.items()})
+    audit_log(endpoint.state_folder).append("traffic", name, {"set": given})
     found = endpoint.show()
     words = ", ".join(f"{one} {weight} %" for one, weight in found.traffic.items())
     tell(words, found.model_dump(mode="json"), as_json)

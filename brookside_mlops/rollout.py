@@ -210,7 +210,7 @@ def read_back(context: Context, record: Record) -> None:
 def shift(context: Context, record: Record) -> Record:
     """Set the traffic of this step and see that it is so."""
     split = record.split()
-    context.endpoint.set_traffic(split)
+    context.endpoint.set_traffic(split, record.old if record.kind == "rollout" else "")
     read_back(context, record)
     _, cursor = context.endpoint.counts(record.cursor, record.plan.rules.limits_ms)
     said = ", ".join(f"{name} {weight} %" for name, weight in split.items())
@@ -273,6 +273,7 @@ def act(context: Context, record: Record, decision: Decision) -> Record:
 # %% ../nbs/parts/rollout.ipynb #24359215
 def finish(context: Context, record: Record) -> Record:
     """Make the new deployment the stable one."""
+    context.endpoint.set_traffic({record.new: 100})
     if record.old and record.old in context.deployments():
         if record.plan.strategy == "canary":
             context.endpoint.delete_deployment(record.old)

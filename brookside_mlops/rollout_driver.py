@@ -164,9 +164,9 @@ def found(context: Context, row: Row, target: Target | None) -> Record:
     baked = 0.0 if record.waiting == "held" else record.baked
     record = record.model_copy(update={"number": row.id, "waiting": "", "baked": baked})
     there = context.deployments().get(record.new)
-    gone = record.state in ("smoke", "approve", "shift", "bake") and (
-        there is None or there.state == "failed"
-    )
+    ending = record.state == "finish"
+    needed = record.state in ("smoke", "approve", "shift", "bake") or ending
+    gone = needed and (there is None or (there.state == "failed" and not ending))
     what = f"found in state {record.state}"
     if record.state == "restore":
         record = told(context, record, "resume", f"{what}: goes on to restore")

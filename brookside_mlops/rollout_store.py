@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from .errors import BrooksideError, InputError
+from .errors import BrooksideError, InputError, MachineError
 
 # %% auto #0
 __all__ = [
@@ -121,7 +121,7 @@ class RolloutStore:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """Yield the database in one write transaction. InputError for what SQLite cannot do, as on a full disk."""
+        """Yield the database in one write transaction. MachineError for what SQLite cannot do, as on a full disk."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
@@ -132,7 +132,7 @@ class RolloutStore:
                 with database:
                     yield database
         except (sqlite3.Error, OSError) as error:
-            raise InputError(
+            raise MachineError(
                 f"{self.path}: {error}: a file that can be written, on a disk with room, would be right"
             ) from None
 

@@ -169,7 +169,8 @@ def ask(endpoint: Scorer, bundle: Bundle, question: Question, deployment: str = 
     except EndpointError as error:
         return _check(question.about, f"{NO_ANSWER}: {error}", wanted, "fail")
     if question.status == 200:
-        expected = bundle.predict(parse_payload(question.body, bundle.info.columns))
+        columns = parse_payload(question.body, bundle.info.columns)
+        expected = bundle.predict(columns) if answer.status == 200 else []
         verdict, measured = _compare(answer, expected, bundle.info)
     else:
         verdict, measured = (

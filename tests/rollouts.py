@@ -65,6 +65,7 @@ class MemoryEndpoint:
     rate: float = 1_000.0
     name: str = NAME
     running: bool = True
+    standby: str = ""
     health: dict[int, Health] = field(default_factory=dict)
     known: dict[str, Deployment] = field(default_factory=dict)
     calls: list[tuple[str, Any]] = field(default_factory=list)
@@ -84,6 +85,7 @@ class MemoryEndpoint:
             key_file="",
             running=self.running,
             traffic=traffic,
+            standby=self.standby,
             deployments=shown,
         )
 
@@ -107,13 +109,14 @@ class MemoryEndpoint:
             raise InputError(f"deployment {name} has {self.known[name].weight} % of the traffic")
         self.known.pop(name, None)
 
-    def set_traffic(self, weights: Mapping[str, int]) -> None:
+    def set_traffic(self, weights: Mapping[str, int], standby: str = "") -> None:
         self.calls.append(("traffic", dict(weights)))
         self._must_run()
-        fault = traffic_fault(weights, list(self.known))
+        fault = traffic_fault(({standby: 0} if standby else {}) | dict(weights), list(self.known))
         if fault:
             raise InputError(f"endpoint {self.name}: {fault}")
         self._flow()
+        self.standby = standby
         for name, one in self.known.items():
             self.known[name] = one.model_copy(update={"weight": weights.get(name, 0)})
 

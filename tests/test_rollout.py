@@ -121,9 +121,12 @@ def test_shift_sets_the_split_of_its_step_and_reads_it_back(world: World) -> Non
 
 def test_split_that_does_not_stick_is_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real = world.endpoint.set_traffic
-    monkeypatch.setattr(
-        world.endpoint, "set_traffic", lambda weights: None if "green" in weights else real(weights)
-    )
+
+    def forgetful(weights: dict[str, int], standby: str = "") -> None:
+        if "green" not in weights:
+            real(weights, standby)
+
+    monkeypatch.setattr(world.endpoint, "set_traffic", forgetful)
     with pytest.raises(InputError, match=r"traffic is \{'blue': 100\}; the rollout had set \{'green': 10"):
         roll_out(world.context(), plan(), target(2))
     assert world.endpoint.versions() == {"blue": 1} and world.record().state == "restored"
@@ -149,6 +152,17 @@ def test_blue_green_keeps_the_old_deployment_for_its_hours(world: World) -> None
     assert world.endpoint.show().traffic == {"blue": 0, "green": 100}
     (until,) = world.store.kept(world.endpoint.name).values()
     assert until == pytest.approx(world.clock.at + 7_200)
+
+
+@pytest.mark.parametrize(("kind", "stands_by"), [("rollout", "blue"), ("rollback", "")])
+@pytest.mark.parametrize("strategy", ["canary", "blue-green"])
+def test_old_deployment_stands_by_until_a_rollout_has_finished(
+    world: World, kind: str, stands_by: str, strategy: str
+) -> None:
+    seen = []
+    world.on_state["bake"] = lambda: seen.append(world.endpoint.standby)
+    record = roll_out(world.context(), plan(strategy, (100,)), target(2), kind=kind)
+    assert record.state == "finished" and seen == [stands_by] and world.endpoint.standby == ""
 
 
 def test_colours_take_turns(world: World) -> None:
@@ -331,7 +345,7 @@ def test_found_says_that_it_restores_for_another_version(world: World, state: St
     assert record.state == "finished" and world.endpoint.versions() == {"green": 3}
 
 
-@pytest.mark.parametrize("state", ["smoke", "approve", "shift", "bake"])
+@pytest.mark.parametrize("state", ["smoke", "approve", "shift", "bake", "finish"])
 def test_found_without_its_deployment_restores_and_begins_anew(world: World, state: State) -> None:
     begun(world, state)
     bury(world)

@@ -27,6 +27,7 @@ class Fleet:
         self.stats: dict[str, DeploymentStats] = {}
         self.limits = state.limits()
         self.rotation = Rotation({})
+        self.standby = ""
         self.mirror, self.mirrored = "", Share(0)
         self.sampled = Share(self.limits.sample_share)
         self._made: dict[str, str] = {}
@@ -76,8 +77,9 @@ class Fleet:
         return WorkerProcess(post)
 
     def _weigh(self, wanted: dict[str, Deployment]) -> None:
-        """Take over the weights and the mirror of the state."""
+        """Take over the weights, the standby and the mirror of the state."""
         self.rotation = Rotation({name: one.weight for name, one in wanted.items()})
+        self.standby = self.state.standby()
         mirrors = {name: one.mirror for name, one in wanted.items() if one.mirror}
         self.mirror = next(iter(mirrors), "")
         self.mirrored = Share(mirrors.get(self.mirror, 0) / 100)

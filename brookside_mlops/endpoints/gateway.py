@@ -32,7 +32,7 @@ from .stats import Snapshot, metrics_text
 from ..payload import PayloadError
 
 # %% auto #0
-__all__ = ["Gateway", "listen", "main"]
+__all__ = ["BACKLOG", "Gateway", "listen", "main"]
 
 
 # %% ../../nbs/parts/gateway.ipynb #5a41a627
@@ -127,13 +127,17 @@ class Gateway:
 
 
 # %% ../../nbs/parts/gateway.ipynb #f71699f2
+BACKLOG = 2048
+
+
 def listen(port: int) -> socket.socket:
-    """Return a socket on loopback: on the port of last time if it is free, else on any."""
+    """Return a socket that listens on loopback: on the port of last time if it is free, else on any."""
     for wanted in (port, 0):
         found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind(("127.0.0.1", wanted))
+            found.listen(BACKLOG)  # two may bind the same port; only one may listen
         except OSError:
             found.close()
             continue
@@ -157,7 +161,7 @@ def main() -> None:
             log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=10,
-            backlog=2048,
+            backlog=BACKLOG,
         )
         await uvicorn.Server(config).serve(sockets=[bound])
 

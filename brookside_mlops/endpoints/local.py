@@ -148,6 +148,7 @@ class LocalEndpoint:
             running=states is not None,
             traffic={one.name: one.weight for one in known},
             mirror={one.name: one.mirror for one in known if one.mirror},
+            standby=self.state.standby(),
             deployments=shown,
         )
 
@@ -178,12 +179,13 @@ class LocalEndpoint:
         self.state.remove(name)
         self._reload()
 
-    def set_traffic(self, weights: Mapping[str, int]) -> None:
-        """Set the split, 0 to 100 each and together 0 or 100. Raises InputError for another one."""
-        fault = traffic_fault(weights, list(self.state.deployments()))
+    def set_traffic(self, weights: Mapping[str, int], standby: str = "") -> None:
+        """Set the split, 0 to 100 each and together 0 or 100. Raises InputError for another one, or an unknown `standby`."""
+        named = {standby: 0} if standby else {}
+        fault = traffic_fault(named | dict(weights), list(self.state.deployments()))
         if fault:
             raise InputError(f"endpoint {self.name}: {fault}")
-        self.state.weigh(weights)
+        self.state.weigh(weights, standby)
         self._reload()
 
     def set_mirror(self, weights: Mapping[str, int]) -> None:

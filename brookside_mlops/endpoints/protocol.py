@@ -72,6 +72,7 @@ class EndpointInfo(BaseModel):
     running: bool
     traffic: dict[str, int]
     mirror: dict[str, int] = Field(default_factory=dict)
+    standby: str = ""
     deployments: list[Deployment]
 
 
@@ -141,8 +142,11 @@ class Endpoint(Protocol):
     def delete_deployment(self, name: str) -> None:
         """Remove a deployment that has no traffic."""
 
-    def set_traffic(self, weights: Mapping[str, int]) -> None:
-        """Set the split: 0 to 100 each, together 0 or 100; what is not named gets 0. Read back before it returns."""
+    def set_traffic(self, weights: Mapping[str, int], standby: str = "") -> None:
+        """Set the split: 0 to 100 each, together 0 or 100; what is not named gets 0. Read back before it returns.
+
+        `standby` names a deployment that answers where another one fails, even without a share; the next split ends that.
+        """
 
     def set_mirror(self, weights: Mapping[str, int]) -> None:
         """Send a copy of that share (0 to 50) of the live requests to a deployment; {} ends it."""

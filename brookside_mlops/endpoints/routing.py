@@ -52,10 +52,10 @@ class Share:
 
 
 # %% ../../nbs/parts/routing.ipynb #388eeeff
-def successor(weights: Mapping[str, int], ready: Iterable[str], failed: str) -> str:
-    """Return the deployment that answers in the place of a failed one, '' where there is none with traffic."""
-    left = [name for name in ready if name != failed and weights.get(name, 0) > 0]
-    return max(left, key=lambda name: weights[name], default="")
+def successor(weights: Mapping[str, int], ready: Iterable[str], failed: str, standby: str = "") -> str:
+    """Return the deployment that answers in the place of a failed one: one with traffic, else `standby`; '' where there is none."""
+    left = [name for name in ready if name != failed and (weights.get(name, 0) > 0 or name == standby)]
+    return max(left, key=lambda name: weights.get(name, 0), default="")
 
 
 # %% ../../nbs/parts/routing.ipynb #6545c060

@@ -148,7 +148,7 @@ class Scoring:
             raise PayloadError(404, "no_deployment", f"no deployment {pinned!a}; there is {there}", PIN)
         reply = await self._ask(chosen, "pinned" if pinned else "live", body, keep=keep)
         if reply.status >= 500 and not pinned:
-            other = successor(fleet.rotation.weights, fleet.ready(), chosen)
+            other = successor(fleet.rotation.weights, fleet.ready(), chosen, fleet.standby)
             if other:
                 chosen, reply = other, await self._ask(other, "failover", body, keep=keep)
         if fleet.mirror and not pinned and reply.status == 200 and fleet.mirrored.take():

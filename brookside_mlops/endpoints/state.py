@@ -30,6 +30,7 @@ create table if not exists deployment (
     mirror integer not null default 0 check (mirror between 0 and 50),
     created text not null default ({_NOW}));
 create table if not exists server (only integer primary key check (only = 1), pid integer, port integer);
+create table if not exists standby (only integer primary key check (only = 1), name text not null);
 create table if not exists setting (only integer primary key check (only = 1), limits text not null);
 """  # nosec B608
 _FIELDS = ("name", "model_name", "version", "sha256", "weight", "mirror", "created")
@@ -131,14 +132,22 @@ class EndpointState:
         """Forget a deployment: state first, then its bundle."""
         with self.change() as database:
             database.execute("delete from deployment where name = ?", (name,))
+            database.execute("delete from standby where name = ?", (name,))
         shutil.rmtree(self.bundle(name), ignore_errors=True)
 
-    def weigh(self, weights: Mapping[str, int]) -> None:
-        """Write down a split; who is not named gets nothing."""
+    def weigh(self, weights: Mapping[str, int], standby: str = "") -> None:
+        """Write down a split, and who answers where another one fails; who is not named gets nothing."""
         with self.change() as database:
             database.execute("update deployment set weight = 0")
+            database.execute("insert or replace into standby values (1, ?)", (standby,))
             for name, weight in weights.items():
                 database.execute("update deployment set weight = ? where name = ?", (weight, name))
+
+    def standby(self) -> str:
+        """Return the deployment that answers where another one fails, '' where that is only one with traffic."""
+        with self.change() as database:
+            row = database.execute("select name from standby").fetchone()
+        return str(row[0]) if row else ""
 
     def mirror(self, weights: Mapping[str, int]) -> None:
         """Write down who gets copies of live requests."""
