@@ -43,6 +43,10 @@ d = {
                 "parts/audit.html#auditlog.head",
                 "brookside_mlops/audit.py",
             ),
+            "brookside_mlops.audit.AuditLog.last": (
+                "parts/audit.html#auditlog.last",
+                "brookside_mlops/audit.py",
+            ),
             "brookside_mlops.audit.AuditLog.rows": (
                 "parts/audit.html#auditlog.rows",
                 "brookside_mlops/audit.py",
@@ -230,6 +234,11 @@ d = {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._check_line": ("parts/cli.html#_check_line", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
+            "brookside_mlops.cli._run_of_endpoint": (
+                "parts/cli.html#_run_of_endpoint",
+                "brookside_mlops/cli.py",
+            ),
+            "brookside_mlops.cli._show_plan": ("parts/cli.html#_show_plan", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.approve_command": (
                 "parts/cli.html#approve_command",
                 "brookside_mlops/cli.py",
@@ -250,6 +259,28 @@ d = {
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli.stage_command": ("parts/cli.html#stage_command", "brookside_mlops/cli.py"),
+        },
+        "brookside_mlops.cli_care": {
+            "brookside_mlops.cli_care.endpoint_keys": (
+                "parts/cli_care.html#endpoint_keys",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_logs": (
+                "parts/cli_care.html#endpoint_logs",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_mirror": (
+                "parts/cli_care.html#endpoint_mirror",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_open": (
+                "parts/cli_care.html#endpoint_open",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_prune": (
+                "parts/cli_care.html#endpoint_prune",
+                "brookside_mlops/cli_care.py",
+            ),
         },
         "brookside_mlops.cli_data": {
             "brookside_mlops.cli_data._drift_of_tables": (
@@ -303,6 +334,48 @@ d = {
             "brookside_mlops.cli_options.stage_verb": (
                 "parts/cli_options.html#stage_verb",
                 "brookside_mlops/cli_options.py",
+            ),
+        },
+        "brookside_mlops.cli_rollout": {
+            "brookside_mlops.cli_rollout._record": (
+                "parts/cli_rollout.html#_record",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._row": (
+                "parts/cli_rollout.html#_row",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._take_over": (
+                "parts/cli_rollout.html#_take_over",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout._wish": (
+                "parts/cli_rollout.html#_wish",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_abort": (
+                "parts/cli_rollout.html#rollout_abort",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_lines": (
+                "parts/cli_rollout.html#rollout_lines",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_pause": (
+                "parts/cli_rollout.html#rollout_pause",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_promote": (
+                "parts/cli_rollout.html#rollout_promote",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_resume": (
+                "parts/cli_rollout.html#rollout_resume",
+                "brookside_mlops/cli_rollout.py",
+            ),
+            "brookside_mlops.cli_rollout.rollout_show": (
+                "parts/cli_rollout.html#rollout_show",
+                "brookside_mlops/cli_rollout.py",
             ),
         },
         "brookside_mlops.cli_runs": {
@@ -867,6 +940,12 @@ d = {
             "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
         },
+        "brookside_mlops.endpoints.care": {
+            "brookside_mlops.endpoints.care.prune": (
+                "parts/care.html#prune",
+                "brookside_mlops/endpoints/care.py",
+            )
+        },
         "brookside_mlops.endpoints.fleet": {
             "brookside_mlops.endpoints.fleet.Fleet": (
                 "parts/fleet.html#fleet",
@@ -1061,6 +1140,162 @@ d = {
             "brookside_mlops.endpoints.openapi.request_schema": (
                 "parts/openapi.html#request_schema",
                 "brookside_mlops/endpoints/openapi.py",
+            ),
+        },
+        "brookside_mlops.endpoints.page": {
+            "brookside_mlops.endpoints.page.Page": (
+                "parts/page.html#page",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.__init__": (
+                "parts/page.html#page.__init__",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page._read": (
+                "parts/page.html#page._read",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page._refused": (
+                "parts/page.html#page._refused",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.allowed": (
+                "parts/page.html#page.allowed",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.events": (
+                "parts/page.html#page.events",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.file": (
+                "parts/page.html#page.file",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.index": (
+                "parts/page.html#page.index",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.routes": (
+                "parts/page.html#page.routes",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.shown": (
+                "parts/page.html#page.shown",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.stream": (
+                "parts/page.html#page.stream",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page._file": (
+                "parts/page.html#_file",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.answer": (
+                "parts/page.html#answer",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.driven_by": (
+                "parts/page.html#driven_by",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.fleet_numbers": (
+                "parts/page.html#fleet_numbers",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.host_fault": (
+                "parts/page.html#host_fault",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.mirror_numbers": (
+                "parts/page.html#mirror_numbers",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.read_page": (
+                "parts/page.html#read_page",
+                "brookside_mlops/endpoints/page.py",
+            ),
+        },
+        "brookside_mlops.endpoints.page_view": {
+            "brookside_mlops.endpoints.page_view.AnalysisView": (
+                "parts/page_view.html#analysisview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.DeploymentView": (
+                "parts/page_view.html#deploymentview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.Driven": (
+                "parts/page_view.html#driven",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.EventView": (
+                "parts/page_view.html#eventview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.MirrorView": (
+                "parts/page_view.html#mirrorview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.PageView": (
+                "parts/page_view.html#pageview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.RolloutView": (
+                "parts/page_view.html#rolloutview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.StepView": (
+                "parts/page_view.html#stepview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.View": (
+                "parts/page_view.html#view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._headline": (
+                "parts/page_view.html#_headline",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._hint": (
+                "parts/page_view.html#_hint",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._place": (
+                "parts/page_view.html#_place",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._reason": (
+                "parts/page_view.html#_reason",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._rounded": (
+                "parts/page_view.html#_rounded",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._words": (
+                "parts/page_view.html#_words",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.analysis_view": (
+                "parts/page_view.html#analysis_view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.event_view": (
+                "parts/page_view.html#event_view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.page_view": (
+                "parts/page_view.html#page_view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.rollout_view": (
+                "parts/page_view.html#rollout_view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.step_views": (
+                "parts/page_view.html#step_views",
+                "brookside_mlops/endpoints/page_view.py",
             ),
         },
         "brookside_mlops.endpoints.protocol": {
@@ -1284,6 +1519,10 @@ d = {
                 "parts/scoring.html#scoring._copy",
                 "brookside_mlops/endpoints/scoring.py",
             ),
+            "brookside_mlops.endpoints.scoring.Scoring.permits": (
+                "parts/scoring.html#scoring.permits",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
             "brookside_mlops.endpoints.scoring.Scoring.read_keys": (
                 "parts/scoring.html#scoring.read_keys",
                 "brookside_mlops/endpoints/scoring.py",
@@ -1392,8 +1631,20 @@ d = {
                 "parts/stats.html#deploymentstats.add",
                 "brookside_mlops/endpoints/stats.py",
             ),
+            "brookside_mlops.endpoints.stats.DeploymentStats.history": (
+                "parts/stats.html#deploymentstats.history",
+                "brookside_mlops/endpoints/stats.py",
+            ),
             "brookside_mlops.endpoints.stats.DeploymentStats.lately": (
                 "parts/stats.html#deploymentstats.lately",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.MirrorStats": (
+                "parts/stats.html#mirrorstats",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.MirrorStats.add": (
+                "parts/stats.html#mirrorstats.add",
                 "brookside_mlops/endpoints/stats.py",
             ),
             "brookside_mlops.endpoints.stats.Second": (
@@ -1519,6 +1770,44 @@ d = {
                 "brookside_mlops/endpoints/supervisor.py",
             ),
         },
+        "brookside_mlops.endpoints.tickets": {
+            "brookside_mlops.endpoints.tickets.Sessions": (
+                "parts/tickets.html#sessions",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Sessions.__init__": (
+                "parts/tickets.html#sessions.__init__",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Sessions.begin": (
+                "parts/tickets.html#sessions.begin",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Sessions.open": (
+                "parts/tickets.html#sessions.open",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Tickets": (
+                "parts/tickets.html#tickets",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Tickets.__init__": (
+                "parts/tickets.html#tickets.__init__",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Tickets.make": (
+                "parts/tickets.html#tickets.make",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Tickets.use": (
+                "parts/tickets.html#tickets.use",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets._hash": (
+                "parts/tickets.html#_hash",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+        },
         "brookside_mlops.endpoints.worker": {
             "brookside_mlops.endpoints.worker.Reply": (
                 "parts/worker.html#reply",
@@ -1566,6 +1855,11 @@ d = {
                 "parts/errors.html#inputerror",
                 "brookside_mlops/errors.py",
             ),
+            "brookside_mlops.errors.RolloutWaits": (
+                "parts/errors.html#rolloutwaits",
+                "brookside_mlops/errors.py",
+            ),
+            "brookside_mlops.errors.Waits": ("parts/errors.html#waits", "brookside_mlops/errors.py"),
         },
         "brookside_mlops.evaluation_plots": {
             "brookside_mlops.evaluation_plots._one_class": (
@@ -2509,6 +2803,10 @@ d = {
                 "parts/registry.html#check_version",
                 "brookside_mlops/registry.py",
             ),
+            "brookside_mlops.registry.fetch_bundle": (
+                "parts/registry.html#fetch_bundle",
+                "brookside_mlops/registry.py",
+            ),
             "brookside_mlops.registry.mark_serving": (
                 "parts/registry.html#mark_serving",
                 "brookside_mlops/registry.py",
@@ -2677,6 +2975,32 @@ d = {
             ),
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
         },
+        "brookside_mlops.rollback_run": {
+            "brookside_mlops.rollback_run.Return": (
+                "parts/rollback_run.html#return",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.bundle_back": (
+                "parts/rollback_run.html#bundle_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.plan_back": (
+                "parts/rollback_run.html#plan_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.release_back": (
+                "parts/rollback_run.html#release_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.roll_back": (
+                "parts/rollback_run.html#roll_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.stop_rollout": (
+                "parts/rollback_run.html#stop_rollout",
+                "brookside_mlops/rollback_run.py",
+            ),
+        },
         "brookside_mlops.rollout": {
             "brookside_mlops.rollout.Context": ("parts/rollout.html#context", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.Context.deployments": (
@@ -2693,7 +3017,6 @@ d = {
                 "parts/rollout.html#record.weight",
                 "brookside_mlops/rollout.py",
             ),
-            "brookside_mlops.rollout._nothing": ("parts/rollout.html#_nothing", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.abort": ("parts/rollout.html#abort", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.act": ("parts/rollout.html#act", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.approve": ("parts/rollout.html#approve", "brookside_mlops/rollout.py"),
@@ -2705,6 +3028,7 @@ d = {
             "brookside_mlops.rollout.shift": ("parts/rollout.html#shift", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.smoke": ("parts/rollout.html#smoke", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.told": ("parts/rollout.html#told", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.unheard": ("parts/rollout.html#unheard", "brookside_mlops/rollout.py"),
         },
         "brookside_mlops.rollout_driver": {
             "brookside_mlops.rollout_driver._write": (
@@ -2739,6 +3063,24 @@ d = {
                 "parts/rollout_driver.html#rule",
                 "brookside_mlops/rollout_driver.py",
             ),
+            "brookside_mlops.rollout_driver.target_of": (
+                "parts/rollout_driver.html#target_of",
+                "brookside_mlops/rollout_driver.py",
+            ),
+        },
+        "brookside_mlops.rollout_interrupt": {
+            "brookside_mlops.rollout_interrupt.ask_terminal": (
+                "parts/rollout_interrupt.html#ask_terminal",
+                "brookside_mlops/rollout_interrupt.py",
+            ),
+            "brookside_mlops.rollout_interrupt.asking": (
+                "parts/rollout_interrupt.html#asking",
+                "brookside_mlops/rollout_interrupt.py",
+            ),
+            "brookside_mlops.rollout_interrupt.wish_of": (
+                "parts/rollout_interrupt.html#wish_of",
+                "brookside_mlops/rollout_interrupt.py",
+            ),
         },
         "brookside_mlops.rollout_plan": {
             "brookside_mlops.rollout_plan.Plan": (
@@ -2761,10 +3103,6 @@ d = {
                 "parts/rollout_plan.html#target",
                 "brookside_mlops/rollout_plan.py",
             ),
-            "brookside_mlops.rollout_plan._gates": (
-                "parts/rollout_plan.html#_gates",
-                "brookside_mlops/rollout_plan.py",
-            ),
             "brookside_mlops.rollout_plan._long": (
                 "parts/rollout_plan.html#_long",
                 "brookside_mlops/rollout_plan.py",
@@ -2781,12 +3119,20 @@ d = {
                 "parts/rollout_plan.html#plan_of",
                 "brookside_mlops/rollout_plan.py",
             ),
+            "brookside_mlops.rollout_plan.same_version": (
+                "parts/rollout_plan.html#same_version",
+                "brookside_mlops/rollout_plan.py",
+            ),
             "brookside_mlops.rollout_plan.serving": (
                 "parts/rollout_plan.html#serving",
                 "brookside_mlops/rollout_plan.py",
             ),
             "brookside_mlops.rollout_plan.splits": (
                 "parts/rollout_plan.html#splits",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.stops": (
+                "parts/rollout_plan.html#stops",
                 "brookside_mlops/rollout_plan.py",
             ),
             "brookside_mlops.rollout_plan.view_plan": (
@@ -2796,6 +3142,56 @@ d = {
             "brookside_mlops.rollout_plan.way_back": (
                 "parts/rollout_plan.html#way_back",
                 "brookside_mlops/rollout_plan.py",
+            ),
+        },
+        "brookside_mlops.rollout_run": {
+            "brookside_mlops.rollout_run.context_of": (
+                "parts/rollout_run.html#context_of",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.continue_rollout": (
+                "parts/rollout_run.html#continue_rollout",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.deploy_run": (
+                "parts/rollout_run.html#deploy_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.detach": (
+                "parts/rollout_run.html#detach",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.endpoint_of": (
+                "parts/rollout_run.html#endpoint_of",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.main": (
+                "parts/rollout_run.html#main",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.outcome": (
+                "parts/rollout_run.html#outcome",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.plan_view": (
+                "parts/rollout_run.html#plan_view",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.replaying": (
+                "parts/rollout_run.html#replaying",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.run_of_endpoint": (
+                "parts/rollout_run.html#run_of_endpoint",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.target_of_run": (
+                "parts/rollout_run.html#target_of_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.write_end": (
+                "parts/rollout_run.html#write_end",
+                "brookside_mlops/rollout_run.py",
             ),
         },
         "brookside_mlops.rollout_settings": {
@@ -2900,6 +3296,20 @@ d = {
             "brookside_mlops.rollout_store.this_holder": (
                 "parts/rollout_store.html#this_holder",
                 "brookside_mlops/rollout_store.py",
+            ),
+        },
+        "brookside_mlops.rollout_watch": {
+            "brookside_mlops.rollout_watch.watch_rollout": (
+                "parts/rollout_watch.html#watch_rollout",
+                "brookside_mlops/rollout_watch.py",
+            ),
+            "brookside_mlops.rollout_watch.watch_table": (
+                "parts/rollout_watch.html#watch_table",
+                "brookside_mlops/rollout_watch.py",
+            ),
+            "brookside_mlops.rollout_watch.watching": (
+                "parts/rollout_watch.html#watching",
+                "brookside_mlops/rollout_watch.py",
             ),
         },
         "brookside_mlops.run_diff": {
@@ -3138,8 +3548,16 @@ d = {
                 "stages/deploy.html#deploy",
                 "brookside_mlops/stages/deploy.py",
             ),
-            "brookside_mlops.stages.deploy.release_of": (
-                "stages/deploy.html#release_of",
+            "brookside_mlops.stages.deploy.evidence_picture": (
+                "stages/deploy.html#evidence_picture",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.moves_text": (
+                "stages/deploy.html#moves_text",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.rollout_checks": (
+                "stages/deploy.html#rollout_checks",
                 "brookside_mlops/stages/deploy.py",
             ),
             "brookside_mlops.stages.deploy.splits_picture": (
@@ -3250,6 +3668,14 @@ d = {
         "brookside_mlops.stages.rollback": {
             "brookside_mlops.stages.rollback.RollbackResult": (
                 "stages/rollback.html#rollbackresult",
+                "brookside_mlops/stages/rollback.py",
+            ),
+            "brookside_mlops.stages.rollback._answered": (
+                "stages/rollback.html#_answered",
+                "brookside_mlops/stages/rollback.py",
+            ),
+            "brookside_mlops.stages.rollback.probes": (
+                "stages/rollback.html#probes",
                 "brookside_mlops/stages/rollback.py",
             ),
             "brookside_mlops.stages.rollback.rollback": (
