@@ -80,9 +80,9 @@ def endpoint_mirror(
 def endpoint_open(
     name: str,
     browser: Annotated[bool, typer.Option(help="Open it in a browser, where there is a screen.")] = True,
-    state_folder: StateOption = STATE,
+    state_folder: StateOption = None,
 ) -> None:
-    """Open the page of an endpoint, which shows its traffic and its rollouts live; start its server if it does not run."""
+    """Open the page of an endpoint, which shows traffic and rollouts live; start its server if it does not run."""
     import os
     import sys
     import webbrowser
@@ -90,7 +90,7 @@ def endpoint_open(
     from brookside_mlops.endpoints.local import LocalEndpoint
     from brookside_mlops.endpoints.tickets import TICKET_SECONDS, Tickets
 
-    endpoint = LocalEndpoint(state_folder, name)
+    endpoint = LocalEndpoint(state_of(state_folder, name), name)
     endpoint.show()
     endpoint.start()
     link = f"{endpoint.show_uri().removesuffix('score')}?ticket={Tickets(endpoint.state).make()}"

@@ -31,6 +31,7 @@ from brookside_mlops.rollout_plan import Plan, Target
 from brookside_mlops.rollout_store import RolloutStore
 from brookside_mlops.scratch import scratch_bundle
 
+pytestmark = pytest.mark.browser
 NAME = "viability-dev"
 HOSTILE = "<img src=x onerror=alert(1)><b>bold</b>"
 PATIENCE = 60
