@@ -69,6 +69,24 @@ def test_state_is_read_again_on_command(tmp_path: Path) -> None:
     talk(state, steps)
 
 
+def test_log_holds_all_requests_by_the_old_split_once_the_new_one_is_read(tmp_path: Path) -> None:
+    state = state_with(tmp_path, "blue", "green")
+    state.weigh({"blue": 100})
+
+    async def steps(gateway: Gateway, client: httpx.AsyncClient) -> None:
+        gateway.log._over.set()  # nobody writes but on command
+        await asyncio.to_thread(gateway.log._thread.join)
+        for _ in range(5):
+            assert (await client.post("/score", json=ROW)).headers[PIN] == "blue"
+        assert read_counts(state.requests, 0, (1e9, 1e9, 1e9))[0] == {}
+        state.weigh({"green": 100})
+        await client.post("/-/reload", headers={"Authorization": f"Bearer {state.read_keys()[2]}"})
+        found, _ = read_counts(state.requests, 0, (1e9, 1e9, 1e9))
+        assert {name: one.requests for name, one in found.items()} == {"blue": 5}
+
+    talk(state, steps)
+
+
 def test_request_id_is_the_callers_or_a_new_one(tmp_path: Path) -> None:
     state = state_with(tmp_path, "blue")
 
@@ -142,7 +160,9 @@ def test_keys_are_checked_and_change_at_once(tmp_path: Path) -> None:
             assert answer.status_code == status
         assert (await client.post("/score", json=ROW, headers={"Authorization": first})).status_code == 401
         state.regenerate_key("primary")
-        assert (await client.post("/-/reload", headers={"Authorization": f"Bearer {first}"})).status_code == 401
+        assert (
+            await client.post("/-/reload", headers={"Authorization": f"Bearer {first}"})
+        ).status_code == 401
         await client.post("/-/reload", headers={"Authorization": f"Bearer {own}"})
         assert (await client.post("/score", json=ROW)).status_code == 401
         answer = await client.post("/score", json=ROW, headers={"Authorization": f"Bearer {second}"})
@@ -238,7 +258,11 @@ def test_everything_else_is_answered_in_json(tmp_path: Path) -> None:
     state.weigh({"blue": 100})
 
     async def steps(gateway: Gateway, client: httpx.AsyncClient) -> None:
-        for method, path, status in (("GET", "/score", 405), ("PUT", "/score", 405), ("GET", "/nothing", 404)):
+        for method, path, status in (
+            ("GET", "/score", 405),
+            ("PUT", "/score", 405),
+            ("GET", "/nothing", 404),
+        ):
             assert code(await client.request(method, path)) == (status, "no_route")
         await client.post("/score", json=ROW)
         await client.post("/score", json=[{"weeks": "x"}])
