@@ -214,11 +214,11 @@ d = {
                 "brookside_mlops/canary.py",
             ),
             "brookside_mlops.canary.Step": ("parts/canary.html#step", "brookside_mlops/canary.py"),
-            "brookside_mlops.canary._enough": ("parts/canary.html#_enough", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._pair": ("parts/canary.html#_pair", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._recent": ("parts/canary.html#_recent", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._time": ("parts/canary.html#_time", "brookside_mlops/canary.py"),
             "brookside_mlops.canary._worse": ("parts/canary.html#_worse", "brookside_mlops/canary.py"),
+            "brookside_mlops.canary.above": ("parts/canary.html#above", "brookside_mlops/canary.py"),
             "brookside_mlops.canary.decide": ("parts/canary.html#decide", "brookside_mlops/canary.py"),
             "brookside_mlops.canary.guardrails": (
                 "parts/canary.html#guardrails",
