@@ -43,6 +43,10 @@ d = {
                 "parts/audit.html#auditlog.head",
                 "brookside_mlops/audit.py",
             ),
+            "brookside_mlops.audit.AuditLog.last": (
+                "parts/audit.html#auditlog.last",
+                "brookside_mlops/audit.py",
+            ),
             "brookside_mlops.audit.AuditLog.rows": (
                 "parts/audit.html#auditlog.rows",
                 "brookside_mlops/audit.py",
@@ -298,6 +302,10 @@ d = {
             ),
             "brookside_mlops.cli_care.endpoint_mirror": (
                 "parts/cli_care.html#endpoint_mirror",
+                "brookside_mlops/cli_care.py",
+            ),
+            "brookside_mlops.cli_care.endpoint_open": (
+                "parts/cli_care.html#endpoint_open",
                 "brookside_mlops/cli_care.py",
             ),
             "brookside_mlops.cli_care.endpoint_prune": (
@@ -1241,6 +1249,162 @@ d = {
                 "brookside_mlops/endpoints/openapi.py",
             ),
         },
+        "brookside_mlops.endpoints.page": {
+            "brookside_mlops.endpoints.page.Page": (
+                "parts/page.html#page",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.__init__": (
+                "parts/page.html#page.__init__",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page._read": (
+                "parts/page.html#page._read",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page._refused": (
+                "parts/page.html#page._refused",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.allowed": (
+                "parts/page.html#page.allowed",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.events": (
+                "parts/page.html#page.events",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.file": (
+                "parts/page.html#page.file",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.index": (
+                "parts/page.html#page.index",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.routes": (
+                "parts/page.html#page.routes",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.shown": (
+                "parts/page.html#page.shown",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.Page.stream": (
+                "parts/page.html#page.stream",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page._file": (
+                "parts/page.html#_file",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.answer": (
+                "parts/page.html#answer",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.driven_by": (
+                "parts/page.html#driven_by",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.fleet_numbers": (
+                "parts/page.html#fleet_numbers",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.host_fault": (
+                "parts/page.html#host_fault",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.mirror_numbers": (
+                "parts/page.html#mirror_numbers",
+                "brookside_mlops/endpoints/page.py",
+            ),
+            "brookside_mlops.endpoints.page.read_page": (
+                "parts/page.html#read_page",
+                "brookside_mlops/endpoints/page.py",
+            ),
+        },
+        "brookside_mlops.endpoints.page_view": {
+            "brookside_mlops.endpoints.page_view.AnalysisView": (
+                "parts/page_view.html#analysisview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.DeploymentView": (
+                "parts/page_view.html#deploymentview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.Driven": (
+                "parts/page_view.html#driven",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.EventView": (
+                "parts/page_view.html#eventview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.MirrorView": (
+                "parts/page_view.html#mirrorview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.PageView": (
+                "parts/page_view.html#pageview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.RolloutView": (
+                "parts/page_view.html#rolloutview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.StepView": (
+                "parts/page_view.html#stepview",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.View": (
+                "parts/page_view.html#view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._headline": (
+                "parts/page_view.html#_headline",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._hint": (
+                "parts/page_view.html#_hint",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._place": (
+                "parts/page_view.html#_place",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._reason": (
+                "parts/page_view.html#_reason",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._rounded": (
+                "parts/page_view.html#_rounded",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view._words": (
+                "parts/page_view.html#_words",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.analysis_view": (
+                "parts/page_view.html#analysis_view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.event_view": (
+                "parts/page_view.html#event_view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.page_view": (
+                "parts/page_view.html#page_view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.rollout_view": (
+                "parts/page_view.html#rollout_view",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+            "brookside_mlops.endpoints.page_view.step_views": (
+                "parts/page_view.html#step_views",
+                "brookside_mlops/endpoints/page_view.py",
+            ),
+        },
         "brookside_mlops.endpoints.protocol": {
             "brookside_mlops.endpoints.protocol.Answer": (
                 "parts/protocol.html#answer",
@@ -1462,6 +1626,10 @@ d = {
                 "parts/scoring.html#scoring._copy",
                 "brookside_mlops/endpoints/scoring.py",
             ),
+            "brookside_mlops.endpoints.scoring.Scoring.permits": (
+                "parts/scoring.html#scoring.permits",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
             "brookside_mlops.endpoints.scoring.Scoring.read_keys": (
                 "parts/scoring.html#scoring.read_keys",
                 "brookside_mlops/endpoints/scoring.py",
@@ -1574,8 +1742,20 @@ d = {
                 "parts/stats.html#deploymentstats.add",
                 "brookside_mlops/endpoints/stats.py",
             ),
+            "brookside_mlops.endpoints.stats.DeploymentStats.history": (
+                "parts/stats.html#deploymentstats.history",
+                "brookside_mlops/endpoints/stats.py",
+            ),
             "brookside_mlops.endpoints.stats.DeploymentStats.lately": (
                 "parts/stats.html#deploymentstats.lately",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.MirrorStats": (
+                "parts/stats.html#mirrorstats",
+                "brookside_mlops/endpoints/stats.py",
+            ),
+            "brookside_mlops.endpoints.stats.MirrorStats.add": (
+                "parts/stats.html#mirrorstats.add",
                 "brookside_mlops/endpoints/stats.py",
             ),
             "brookside_mlops.endpoints.stats.Second": (
@@ -1699,6 +1879,44 @@ d = {
             "brookside_mlops.endpoints.supervisor.begin_life": (
                 "parts/supervisor.html#begin_life",
                 "brookside_mlops/endpoints/supervisor.py",
+            ),
+        },
+        "brookside_mlops.endpoints.tickets": {
+            "brookside_mlops.endpoints.tickets.Sessions": (
+                "parts/tickets.html#sessions",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Sessions.__init__": (
+                "parts/tickets.html#sessions.__init__",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Sessions.begin": (
+                "parts/tickets.html#sessions.begin",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Sessions.open": (
+                "parts/tickets.html#sessions.open",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Tickets": (
+                "parts/tickets.html#tickets",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Tickets.__init__": (
+                "parts/tickets.html#tickets.__init__",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Tickets.make": (
+                "parts/tickets.html#tickets.make",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets.Tickets.use": (
+                "parts/tickets.html#tickets.use",
+                "brookside_mlops/endpoints/tickets.py",
+            ),
+            "brookside_mlops.endpoints.tickets._hash": (
+                "parts/tickets.html#_hash",
+                "brookside_mlops/endpoints/tickets.py",
             ),
         },
         "brookside_mlops.endpoints.worker": {
@@ -3318,10 +3536,6 @@ d = {
                 "parts/rollout_plan.html#target",
                 "brookside_mlops/rollout_plan.py",
             ),
-            "brookside_mlops.rollout_plan._gates": (
-                "parts/rollout_plan.html#_gates",
-                "brookside_mlops/rollout_plan.py",
-            ),
             "brookside_mlops.rollout_plan._long": (
                 "parts/rollout_plan.html#_long",
                 "brookside_mlops/rollout_plan.py",
@@ -3348,6 +3562,10 @@ d = {
             ),
             "brookside_mlops.rollout_plan.splits": (
                 "parts/rollout_plan.html#splits",
+                "brookside_mlops/rollout_plan.py",
+            ),
+            "brookside_mlops.rollout_plan.stops": (
+                "parts/rollout_plan.html#stops",
                 "brookside_mlops/rollout_plan.py",
             ),
             "brookside_mlops.rollout_plan.view_plan": (
@@ -3671,10 +3889,6 @@ d = {
             ),
             "brookside_mlops.settings.Environment._known_placeholders": (
                 "parts/settings.html#environment._known_placeholders",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings.Environment._rising": (
-                "parts/settings.html#environment._rising",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Environment._warned_first": (

@@ -220,6 +220,16 @@ class AuditLog:
                 ) from None
         return rows
 
+    def last(self, subject: str, limit: int) -> list[AuditRow]:
+        """Return the last rows of a subject, in order. Raises InputError for a row that is not one."""
+        if not self.path.exists():
+            return []
+        found = "select number from audit where subject = ? order by number desc limit ?"
+        with self._open(self.path) as database:
+            database.execute("pragma query_only = on")
+            numbers = [one[0] for one in database.execute(found, (subject, limit)).fetchall()]
+        return self.rows(subject, after=numbers[-1] - 1) if numbers else []
+
     def verify(self) -> Verification:
         """Return whether the trail is whole, and where it is not, what was done to which row."""
         present = self.path.exists()

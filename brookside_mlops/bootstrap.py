@@ -62,12 +62,13 @@ class Statistic:
 
     `of` maps weights [resamples, rows] to values [resamples], not-a-number where it is undefined. `trials` is
     set for a share: the rows in its denominator. `biased` says that resampling itself raises the value (as for
-    a calibration error), so that its interval has to be turned round.
+    a calibration error), so that its interval has to be turned round. `note` says what a reader of the number must know.
     """
 
     of: Callable[[Floats], Floats]
     trials: float | None = None
     biased: bool = False
+    note: str = ""
 
 
 def ratio(
@@ -94,9 +95,12 @@ class Estimate(BaseModel):
     value: float
     low: float
     high: float
+    note: str = ""
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})" + (
+            f", {self.note}" if self.note else ""
+        )
 
 
 def interval(value: float, drawn: Floats, level: float) -> tuple[float, float]:
@@ -119,7 +123,7 @@ def bounded(statistic: Statistic, value: float, drawn: Floats, level: float) -> 
         low = reach
     elif statistic.trials and value == 0:
         high = 1 - reach
-    return Estimate(value=value, low=low, high=high)
+    return Estimate(value=value, low=low, high=high, note=statistic.note)
 
 
 def estimate(

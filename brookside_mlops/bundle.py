@@ -127,12 +127,13 @@ class Bundle:
 
     def _classes(self, labels: NDArray[Any], probabilities: NDArray[Any]) -> list[Any]:
         """Return the class, its probability and, where asked for, the score of each row."""
-        answers: list[dict[str, Any]] = [
-            {"class": label, "probability": round(chance, 6)}
-            for label, chance in zip(labels.tolist(), probabilities.max(axis=1).tolist(), strict=True)
+        chances = probabilities.max(axis=1).astype(np.float64).round(6).tolist()
+        names = labels.tolist()
+        if not self.info.score:
+            return [{"class": name, "probability": one} for name, one in zip(names, chances, strict=True)]
+        positive = probabilities[:, self.info.classes.index(self.info.positive)]
+        scores = (100 * positive.astype(np.float64)).round(1).tolist()
+        return [
+            {"class": name, "probability": one, "score": score}
+            for name, one, score in zip(names, chances, scores, strict=True)
         ]
-        if self.info.score:
-            positive = probabilities[:, self.info.classes.index(self.info.positive)]
-            for answer, chance in zip(answers, positive.tolist(), strict=True):
-                answer["score"] = round(100 * chance, 1)
-        return answers

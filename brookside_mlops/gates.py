@@ -28,7 +28,8 @@ ADVICE = {
     "precision": "Too many false positives: look at the confusion and calibration pictures; add features, or rows of that kind.",
     "recall": "Positives are missed: look at the slices; more positive rows, or features that mark them.",
     "r2": "Look at the residuals: a pattern there is a missing feature; a few far rows are data to check.",
-    "mape": "Relative errors are large where the target is small: try log_target = yes, or more rows there.",
+    "mape": "Relative errors are large where the target is small: look at the residuals there, and bring more such rows. "
+    "Where every target is above 0, log_target = yes fits relative errors.",
     "pred25": "Fewer estimates than asked lie within 25 % of the truth: look at the residuals by size.",
     "silhouette": "Groups overlap: try another number of clusters, or fewer features (settings.ini [usecase] clusters, features).",
     "stability": "Other samples give other groups: try fewer clusters or more rows.",
@@ -41,12 +42,15 @@ def _threshold(metric: str, key: str, limit: float, found: Estimate | None) -> C
     required = f"{'<=' if most else '>='} {limit:g}"
     if found is None or math.isnan(found.value):
         step = "The test rows do not define it. " + ADVICE[metric]
+        if found is not None and found.note:
+            step = f"The test rows do not define it: {found.note}. Remove {key} from settings.ini, and judge by the other gates."
         return Check(name=metric, measured="not defined", required=required, verdict="fail", next_step=step)
     short = found.value - limit if most else limit - found.value
     step = f"{short:.3g} {'over' if most else 'short'}. {ADVICE[metric]}" if short > 0 else ""
     return Check(
         name=metric,
-        measured=f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})",
+        measured=f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+        + (f", {found.note}" if found.note else ""),
         required=required,
         verdict="fail" if short > 0 else "pass",
         next_step=step,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -238,13 +238,14 @@ def regression_statistics(actual: Floats, predicted: Floats) -> dict[str, Statis
     miss = np.abs(predicted - actual)
     centred = actual - actual.mean()
     squares = np.column_stack([miss**2, centred, centred**2, np.ones(len(actual))])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = np.where(actual == 0, np.nan, miss / np.abs(actual))
+    zero = actual == 0
+    relative = np.where(zero, 0.0, miss / np.where(zero, 1.0, np.abs(actual)))
+    note = f"without {zero.sum():,} rows whose target is 0" if zero.any() else ""
     return {
         "r2": of_sums(squares, lambda sums: 1 - sums[:, 0] / (sums[:, 2] - sums[:, 1] ** 2 / sums[:, 3])),
         "mae": ratio(miss),
         "rmse": of_sums(squares, lambda sums: np.sqrt(sums[:, 0] / sums[:, 3])),
-        "mape": ratio(relative),
+        "mape": replace(ratio(relative, ~zero), note="every target is 0" if zero.all() else note),
         "pred25": defined(ratio(miss <= 0.25 * np.abs(actual), share=True), predicted),
     }
 

@@ -30,6 +30,7 @@ __all__ = [
     "splits",
     "way_back",
     "PlanView",
+    "stops",
     "view_plan",
 ]
 
@@ -185,7 +186,7 @@ def _steps(plan: Plan, new: str, old: str) -> list[str]:
     return found
 
 
-def _gates(plan: Plan) -> list[str]:
+def stops(plan: Plan) -> list[str]:
     """Return what stops a rollout, in words."""
     rules = plan.rules
     p50, p95, p99 = rules.limits_ms
@@ -231,7 +232,7 @@ def view_plan(
         old=old,
         strategy=plan.strategy,
         steps=_steps(plan, new, old),
-        gates=_gates(plan),
+        gates=stops(plan),
         deletes=deletes,
         cost_before=monthly * len(known),
         cost_during=monthly * (1 + len(known.keys() - {new})),

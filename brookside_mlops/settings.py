@@ -85,14 +85,6 @@ class Environment(Gates, RolloutSettings):
     drift_warning: Share = 0.15
     drift_critical: Share = 0.30
 
-    @field_validator("rollout_steps")
-    @classmethod
-    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
-        """Accept weights that rise from 1 to 100."""
-        if any(not 1 <= step <= 100 for step in steps) or list(steps) != sorted(set(steps)):
-            raise ValueError("weights from 1 to 100, each larger than the one before, e.g. 10, 50, 100")
-        return steps
-
     @field_validator("endpoint")
     @classmethod
     def _known_placeholders(cls, template: str) -> str:

@@ -36,6 +36,33 @@ _GATES = (
     "significance",
     "margin",
 )
+_LIMITS = (
+    "max_body_mb",
+    "max_rows",
+    "request_seconds",
+    "max_concurrent",
+    "worker_memory_mb",
+    "sample_share",
+    "log_days",
+)
+_ROLLOUT = (
+    "strategy",
+    "rollout_steps",
+    "bake_minutes",
+    "bake_extend",
+    "approval",
+    "replay_traffic",
+    "replay_rate",
+    "canary_alpha",
+    "canary_margin",
+    "max_error_rate",
+    "error_minutes",
+    "min_availability",
+    "availability_minutes",
+    "latency_minutes",
+)
+_SERVICE_LEVEL = ("p50_ms", "p95_ms", "p99_ms")
+_ENDPOINT = ("endpoint", "bake_scale", "keep_hours", *_LIMITS, *_REGISTRY)
 INPUTS: dict[str, Inputs] = {
     "validate": Inputs((), ("seed",), ("contract", "data", "features", "target", "task")),
     "engineer": Inputs(
@@ -48,10 +75,13 @@ INPUTS: dict[str, Inputs] = {
     "register": Inputs(
         ("validate", "engineer", "train", "evaluate"), _REGISTRY, ("clusters", "score", "target", "task")
     ),
-    "deploy": Inputs(("register",), ("approval", "endpoint", "rollout_steps", *_REGISTRY)),
-    "smoke_test": Inputs(("engineer", "register", "deploy"), ("p95_ms", "state_folder")),
+    "deploy": Inputs(("engineer", "register"), (*_ROLLOUT, *_SERVICE_LEVEL, *_ENDPOINT)),
+    "smoke_test": Inputs(
+        ("engineer", "register", "deploy"),
+        (*_SERVICE_LEVEL, "min_success", "smoke_rate", "smoke_seconds", "state_folder"),
+    ),
     "drift": Inputs(("engineer",), ("drift_critical", "drift_warning")),
-    "rollback": Inputs((), ("endpoint", *_REGISTRY)),
+    "rollback": Inputs((), _ENDPOINT),
 }
 
 

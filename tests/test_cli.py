@@ -231,7 +231,7 @@ def test_drift_takes_the_newest_run_that_has_training_rows(here: Path) -> None:
     files = {name: name for name in ("features.json", "train.parquet", "test.parquet")}
     good.finish(StageResult(stage="engineer", verdict="pass", checks=[], artifacts=files))
     failed = Run.create(here, "dev", "viability")
-    assert chosen_run("", "dev", "viability").id == failed.id
+    assert chosen_run(None, "dev", "viability").id == failed.id
     code, output = call("drift", "--current", "new.parquet")
     assert code == 0 and good.id in output, output
     code, output = call("drift", "--run", failed.id, "--current", "new.parquet")

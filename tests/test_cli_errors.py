@@ -50,7 +50,7 @@ def settings(project: Path, old: str, new: str) -> None:
         (("deploy", "--run", ""), "the id of a run is missing"),
         (("stage", "train", "--run", " "), "the id of a run is missing"),
         (("run", "-p", "data=none.csv"), "validate.data: no such file"),
-        (("run", "--data", "none.csv"), "validate.data: no such file"),
+        (("run", "--data", "none.csv"), "no such file"),
         (
             ("run", "-e", "production", "-u", "churn", "--data", "t.csv", "--target", "y"),
             "'production' is not",
@@ -186,7 +186,9 @@ def test_verbs_honour_the_folders_of_the_settings(here: Path) -> None:
             result = call("endpoint", *words, "--json")
             assert result.exit_code == 0 and "viability-dev" in result.stdout, result.output
         result = call("rollback", "--run", run.id)
-        assert result.exit_code == 2 and "no earlier deployment" in result.stderr
+        assert (
+            result.exit_code == 2 and "nothing serves, so there is nothing to go back from" in result.stderr
+        )
         assert not (here / ".brookside").exists() and not (here / "parameterized").exists()
     finally:
         stop_all(here / "state")

@@ -90,3 +90,15 @@ def test_better_model_never_turns_a_pass_into_a_failure(
 def test_gates_of_another_task_are_not_asked() -> None:
     gates = Gates(converged=False, min_accuracy=0.9, min_r2=0.9, min_silhouette=0.9)
     assert [check.name for check in judge(gates, "regression", {"r2": estimate(0.95)}, DONE)] == ["r2"]
+
+
+def test_gate_on_mape_says_what_was_left_out_and_gives_advice_that_applies() -> None:
+    gates = Gates(converged=False, max_mape=0.25)
+    some = Estimate(value=0.4, low=0.3, high=0.5, note="without 30 rows whose target is 0")
+    (check,) = judge(gates, "regression", {"mape": some}, DONE)
+    assert check.verdict == "fail" and "without 30 rows" in str(check.measured)
+    assert "Where every target is above 0, log_target" in check.next_step
+    none = Estimate(value=float("nan"), low=float("nan"), high=float("nan"), note="every target is 0")
+    (check,) = judge(gates, "regression", {"mape": none}, DONE)
+    assert check.verdict == "fail" and "every target is 0" in check.next_step
+    assert "log_target" not in check.next_step and "max_mape" in check.next_step

@@ -105,3 +105,20 @@ def test_shapes_and_classes_that_do_not_fit_are_refused() -> None:
         Classified(words, words, np.ones((2, 3)), ("a", "b"))
     with pytest.raises(InputError, match="positive class 'z'"):
         Classified(words, words, np.ones((2, 2)), ("a", "b"), "z")
+
+
+def test_mape_leaves_targets_of_zero_out_and_says_how_many() -> None:
+    generator = np.random.default_rng(0)
+    actual = np.where(np.arange(300) % 10 == 0, 0.0, np.exp(generator.normal(2, 1, 300)))
+    said = actual + generator.normal(size=300)
+    found = regression_metrics(actual, said, QUICK)["mape"]
+    there = actual != 0
+    assert found.value == pytest.approx(peer.mean_absolute_percentage_error(actual[there], said[there]))
+    assert found.low < found.value < found.high
+    assert found.note == "without 30 rows whose target is 0" and found.note in str(found)
+    assert regression_metrics(actual[there], said[there], QUICK)["mape"].note == ""
+
+
+def test_mape_of_zeros_alone_is_undefined() -> None:
+    found = regression_metrics(np.zeros(50), np.ones(50), QUICK)["mape"]
+    assert np.isnan(found.value) and found.note == "every target is 0"

@@ -18,10 +18,11 @@ from brookside_mlops.errors import InputError
 from brookside_mlops.explain import contributions, importance
 from brookside_mlops.features import Features, class_names, model_inputs, read_features
 from brookside_mlops.modelling import load_model
-from brookside_mlops.onnx_export import compare_bundle, request_of, write_bundle
+from brookside_mlops.onnx_export import Parity, compare_bundle, request_of, write_bundle
 from brookside_mlops.payload import parse_payload
 from brookside_mlops.runs import Run
 from brookside_mlops.smoke import same_answers
+from brookside_mlops.stages.register import parity_check
 from brookside_mlops.training import (
     Machine,
     Recipe,
@@ -136,3 +137,8 @@ def test_missing_columns_unseen_classes_and_logs_of_nothing_are_named() -> None:
 def test_class_names_are_words() -> None:
     assert class_names(pd.Series([True, False])).tolist() == ["true", "false"]
     assert class_names(pd.Series([1.0, 2.0])).tolist() == ["1", "2"]
+
+
+def test_parity_says_that_large_numbers_are_compared_by_their_size() -> None:
+    check = parity_check(Parity(rows=3, largest=2e-6, differing=()))
+    assert check.required == "classes identical, numbers within 1e-05 (relative for numbers above 1)"

@@ -57,7 +57,19 @@ def only_run(project: Path) -> Run:
 
 def raise_gate(project: Path, gate: str) -> None:
     text = (project / "settings.ini").read_text()
-    (project / "settings.ini").write_text(text.replace("[dev]\nmin_accuracy = 0.75", f"[dev]\n{gate}"))
+    assert "min_accuracy = 0.75" in text
+    (project / "settings.ini").write_text(text.replace("min_accuracy = 0.75", gate))
+
+
+def break_smoke_test(project: Path, code: str) -> Path:
+    """Give a project a smoke test of its own that ends in some code before its verdict; return its path."""
+    source = Path(__file__).resolve().parent.parent / "nbs" / "stages" / "07_smoke_test.ipynb"
+    book = json.loads(source.read_text())
+    book["cells"].insert(-1, {**book["cells"][-1], "id": "broken", "source": code})
+    own = project / "nbs" / "stages" / source.name
+    own.parent.mkdir(parents=True)
+    own.write_text(json.dumps(book))
+    return own
 
 
 def test_failed_gate_keeps_a_run_from_registration_deployment_and_promotion(copied: Path) -> None:
@@ -130,8 +142,9 @@ def test_approval_falls_with_the_model_it_was_given_for(project: Path) -> None:
 
 def test_rolled_back_run_is_pending_again_and_can_be_resumed(copied: Path) -> None:
     first = only_run(copied)
-    text = (copied / "settings.ini").read_text()
-    (copied / "settings.ini").write_text(text.replace("p95_ms = 2000", "p95_ms = 0.0001"))
+    own = break_smoke_test(
+        copied, "from brookside_mlops.errors import GateFailed\n\nraise GateFailed('P95 9 s, required 3 s')"
+    )
     second = Run.create(copied, "dev", "viability", SMALL | {"depth": 4}, ("staging",))
     with pytest.raises(GateFailed, match="P95"):
         advance(second, Log())
@@ -144,7 +157,7 @@ def test_rolled_back_run_is_pending_again_and_can_be_resumed(copied: Path) -> No
         InputError, match=r"promote needs deploy to be done and passed, but deploy is pending \(rolled back"
     ):
         promote(second, "staging")
-    (copied / "settings.ini").write_text(text)
+    own.unlink()
     log = Log()
     advance(Run(second.folder), log)
     assert log.stages("begin")[:2] == ["deploy", "smoke_test"] and serves(second)
@@ -200,12 +213,7 @@ def test_lost_registry_registers_and_deploys_again_without_training(copied: Path
 
 def test_smoke_test_that_breaks_off_rolls_back(copied: Path) -> None:
     second = Run.create(copied, "dev", "viability", SMALL | {"depth": 4})
-    stages = copied / "nbs" / "stages"
-    stages.mkdir(parents=True)
-    source = Path(__file__).resolve().parent.parent / "nbs" / "stages" / "07_smoke_test.ipynb"
-    book = json.loads(source.read_text())
-    book["cells"].insert(-1, {**book["cells"][-1], "id": "broken", "source": "raise ZeroDivisionError"})
-    (stages / source.name).write_text(json.dumps(book))
+    break_smoke_test(copied, "raise ZeroDivisionError")
     log = Log()
     with pytest.raises(Exception, match="ZeroDivisionError"):
         advance(second, log)

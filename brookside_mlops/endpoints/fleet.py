@@ -10,7 +10,7 @@ import asyncio
 from .protocol import Deployment
 from .routing import Rotation, Share
 from .state import EndpointState
-from .stats import DeploymentStats
+from .stats import DeploymentStats, MirrorStats
 from .supervisor import Post, WorkerProcess
 
 # %% auto #0
@@ -25,6 +25,7 @@ class Fleet:
         self.state = state
         self.workers: dict[str, WorkerProcess] = {}
         self.stats: dict[str, DeploymentStats] = {}
+        self.mirrors: dict[str, MirrorStats] = {}
         self.limits = state.limits()
         self.rotation = Rotation({})
         self.standby = ""
@@ -52,7 +53,7 @@ class Fleet:
             old = [worker for name, worker in self.workers.items() if name not in kept]
             for name in wanted:
                 if self._made.get(name) != made[name]:
-                    self.stats[name] = DeploymentStats()
+                    self.stats[name], self.mirrors[name] = DeploymentStats(), MirrorStats()
             self.workers, self._made = kept | fresh, made
             self._weigh(wanted)
             for worker in old:

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from ..bundle import BundleInfo
 from .fleet import Fleet
 from .openapi import openapi
+from .page import Page
 from .request_log import RequestLog
 from .scoring import Receive, Scoring, Send
 from .state import EndpointState
@@ -45,6 +46,7 @@ class Gateway:
         self.log = RequestLog(state.requests, state.limits().log_days)
         self.fleet = Fleet(state)
         self.scoring = Scoring(self.fleet, self.log)
+        self.page = Page(state, self.fleet, self.log, self.scoring.permits)
         self.site = self._site()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -123,6 +125,7 @@ class Gateway:
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
             Route("/-/reload", self.command, methods=["POST"]),
+            *self.page.routes(),
         ]
         return Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: refuse})
 
@@ -160,16 +163,25 @@ def main() -> None:
     bound = listen(state.server()[1])
     state.set_server(os.getpid(), bound.getsockname()[1])
 
+    class Server(uvicorn.Server):
+        """A server whose end is not delayed by those who watch the page."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            gateway.page.closing.set()
+            await super().shutdown(sockets)
+
+    gateway = Gateway(state)
+
     async def serve() -> None:
         config = uvicorn.Config(
-            Gateway(state),
+            gateway,
             access_log=False,
             log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=10,
             backlog=BACKLOG,
         )
-        await uvicorn.Server(config).serve(sockets=[bound])
+        await Server(config).serve(sockets=[bound])
 
     uvloop.run(serve())
 

@@ -101,6 +101,10 @@ class Scoring:
         """Take over the callers' keys."""
         self._allowed = [b"Bearer " + key.encode() for key in self.fleet.state.read_keys()[:2]]
 
+    def permits(self, given: bytes) -> bool:
+        """Say whether an Authorization header has one of the callers' keys."""
+        return any([hmac.compare_digest(given, key) for key in self._allowed])
+
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
         begun = time.perf_counter()
@@ -129,8 +133,7 @@ class Scoring:
 
     def _admit(self, headers: Headers) -> None:
         """Raise PayloadError for a wrong key or too many requests at once."""
-        given = headers.get(b"authorization", b"")
-        if not any([hmac.compare_digest(given, key) for key in self._allowed]):
+        if not self.permits(headers.get(b"authorization", b"")):
             message = "send a key of this endpoint: Authorization: Bearer KEY"
             raise PayloadError(401, "unauthorized", message, "Authorization")
         if self.active > self.fleet.limits.max_concurrent:
@@ -173,8 +176,11 @@ class Scoring:
         agreed = agreeing(live.body, reply.body) if live is not None and reply.status == 200 else 0
         numbers = (reply.rows, reply.total, reply.squares, classes, agreed)
         self.log.add(Entry(time.time(), name, kind, reply.status, seconds, *numbers))
-        if kind != "mirror" and name in self.fleet.stats:
-            self.fleet.stats[name].add(begun, reply.status, seconds, reply.rows)
+        if name in self.fleet.stats:
+            if kind == "mirror":
+                self.fleet.mirrors[name].add(reply.status, reply.rows, agreed)
+            else:
+                self.fleet.stats[name].add(begun, reply.status, seconds, reply.rows)
         return reply
 
     def _copy(self, name: str, body: bytes, live: Reply) -> None:

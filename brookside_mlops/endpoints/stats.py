@@ -15,12 +15,14 @@ from typing import Any
 __all__ = [
     "FINE",
     "WINDOW",
+    "HISTORY",
     "EDGES",
     "bucket",
     "bucket_seconds",
     "quantile",
     "Second",
     "DeploymentStats",
+    "MirrorStats",
     "Snapshot",
     "metrics_text",
 ]
@@ -57,6 +59,7 @@ def quantile(buckets: Mapping[int, int], share: float) -> float:
 
 # %% ../../nbs/parts/stats.ipynb #99232cf9
 WINDOW = 10  # seconds behind the numbers of the page
+HISTORY = 60  # seconds that are drawn
 
 
 @dataclass
@@ -77,7 +80,7 @@ class DeploymentStats:
     buckets: dict[int, int] = field(default_factory=dict)
     seconds_sum: float = 0.0
     rows: int = 0
-    recent: deque[Second] = field(default_factory=lambda: deque(maxlen=60))
+    recent: deque[Second] = field(default_factory=lambda: deque(maxlen=HISTORY + 1))
 
     def add(self, now: float, status: int, seconds: float, rows: int) -> None:
         """Count one request; `now` in seconds of a clock that does not jump."""
@@ -94,6 +97,11 @@ class DeploymentStats:
         second.errors += status >= 500
         second.buckets[place] = second.buckets.get(place, 0) + 1
 
+    def history(self, now: float) -> list[int]:
+        """Return the requests of each of the last sixty whole seconds, the oldest first."""
+        counted = {one.at: one.requests for one in self.recent}
+        return [counted.get(at, 0) for at in range(int(now) - HISTORY, int(now))]
+
     def lately(self, now: float) -> dict[str, float]:
         """Return requests per second, error rate and P50, P95, P99 (ms) of the last ten whole seconds."""
         seconds = [one for one in self.recent if int(now) - WINDOW <= one.at < int(now)]
@@ -107,6 +115,26 @@ class DeploymentStats:
             "error_rate": sum(one.errors for one in seconds) / requests if requests else 0.0,
             **{f"p{share}_ms": 1000 * quantile(buckets, share / 100) for share in (50, 95, 99)},
         }
+
+
+# %% ../../nbs/parts/stats.ipynb #b84b2ab4
+@dataclass
+class MirrorStats:
+    """Copies that a deployment got since the server began: how many failed, and how many rows it answered as the live one did."""
+
+    copies: int = 0
+    failed: int = 0
+    rows: int = 0
+    agreed: int = 0
+
+    def add(self, status: int, rows: int, agreed: int) -> None:
+        """Count one copy."""
+        self.copies += 1
+        if status == 200:
+            self.rows += rows
+            self.agreed += agreed
+        else:
+            self.failed += 1
 
 
 # %% ../../nbs/parts/stats.ipynb #a79d14a1

@@ -39,7 +39,12 @@ def report_checks(report: DriftReport, limits: Thresholds, stop: bool) -> list[C
         next_step=step,
     )
     rows = [
-        Check(name=one.feature, measured=one.reason, required=f"PSI < {limits.psi:g}", verdict="warning")
+        Check(
+            name=one.feature,
+            measured=one.reason,
+            required=f"PSI < {limits.psi:g}, missing values within {limits.missing:.0%}",
+            verdict="warning",
+        )
         for one in report.drifted()
     ]
     return [share, *rows]

@@ -26,7 +26,7 @@ def parity_check(parity: Parity) -> Check:
     return Check(
         name="graph answers as the original",
         measured=f"{len(parity.differing)} of {parity.rows:,} rows differ, at most {parity.largest:.1e}",
-        required=f"classes identical, numbers within {TOLERANCE:g}",
+        required=f"classes identical, numbers within {TOLERANCE:g} (relative for numbers above 1)",
         verdict="fail" if parity.differing else "pass",
         next_step=f"Test rows {rows}: compare both answers before anything is served." if rows else "",
     )
