@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from brookside_mlops.canary import (
+    CHANCE,
     DRAWN,
     WINDOWS,
     Decision,
@@ -20,6 +21,7 @@ from brookside_mlops.canary import (
     Look,
     Rules,
     Step,
+    above,
     decide,
     guardrails,
     observe,
@@ -58,36 +60,36 @@ def alone(canary: Counts, end: float = LONG, rules: Rules = RULES) -> Evidence:
 @pytest.mark.parametrize(
     ("canary", "cause"),
     [
-        (did(100, 4), ""),
-        (did(100, 5), ""),
-        (did(100, 6), "error_rate"),
-        (did(10_000, 500), ""),
-        (did(10_000, 501), "error_rate"),
+        (did(100, 11), ""),
+        (did(100, 12), "error_rate"),
+        (did(10_000, 551), ""),
+        (did(10_000, 552), "error_rate"),
+        (did(30, 5), ""),
+        (did(30, 6), "error_rate"),
         (did(29, 29), ""),
-        (did(30, 2), "error_rate"),
-        (did(31, 2), "error_rate"),
-        (did(30, 1), ""),
         (did(), ""),
-        (did(200, 2, unavailable=1), ""),
-        (did(200, 2, unavailable=2), ""),
-        (did(200, 3, unavailable=3), "availability"),
-        (did(30, 1, unavailable=1), ""),
-        (did(30, 2, unavailable=2), "availability"),
+        (did(100, refused=100), ""),
+        (did(100, 11, refused=89), ""),
+        (did(30, 2, unavailable=2), ""),
+        (did(30, 3, unavailable=3), "availability"),
+        (did(100, 4, unavailable=4), ""),
+        (did(100, 5, unavailable=5), "availability"),
         (did(29, 29, unavailable=29), ""),
         (did(100, 100, unavailable=100), "availability"),
-        (did(100, slow=(49, 0, 0)), ""),
-        (did(100, slow=(50, 0, 0)), ""),
-        (did(100, slow=(51, 0, 0)), "latency"),
-        (did(100, slow=(50, 5, 0)), ""),
-        (did(100, slow=(50, 6, 0)), "latency"),
-        (did(200, slow=(100, 10, 2)), ""),
-        (did(200, slow=(100, 10, 3)), "latency"),
-        (did(99, slow=(1, 1, 1)), ""),
-        (did(99, slow=(2, 2, 2)), "latency"),
+        (did(100, slow=(62, 0, 0)), ""),
+        (did(100, slow=(63, 0, 0)), "latency"),
+        (did(100, slow=(62, 11, 0)), ""),
+        (did(100, slow=(62, 12, 0)), "latency"),
+        (did(100, slow=(62, 11, 4)), ""),
+        (did(100, slow=(62, 11, 5)), "latency"),
+        (did(1_000, slow=(537, 67, 18)), ""),
+        (did(1_000, slow=(538, 67, 18)), "latency"),
+        (did(1_000, slow=(537, 68, 18)), "latency"),
+        (did(1_000, slow=(537, 67, 19)), "latency"),
         (did(29, slow=(29, 29, 29)), ""),
     ],
 )
-def test_guardrail_breaks_just_over_its_limit(canary: Counts, cause: str) -> None:
+def test_guardrail_breaks_where_chance_no_longer_explains_it(canary: Counts, cause: str) -> None:
     found, reason = guardrails(alone(canary), RULES)
     assert found == cause and bool(reason) == bool(cause)
     decision = decide(alone(canary), RULES, BAKING)
@@ -138,26 +140,60 @@ def test_reasons_say_what_was_seen_and_what_is_allowed() -> None:
     said = {
         cause: guardrails(alone(canary), RULES)[1]
         for cause, canary in {
-            "availability": did(200, 3, unavailable=3),
-            "error_rate": did(100, 6),
-            "latency": did(100, slow=(50, 6, 0)),
+            "availability": did(200, 7, unavailable=7),
+            "error_rate": did(100, 12),
+            "latency": did(100, slow=(50, 12, 0)),
         }.items()
     }
-    assert said["availability"] == "availability 98.50% over 10 min, at least 99.00% is asked"
-    assert said["error_rate"] == "error rate 6.00% over 5 min (6 of 100), at most 5.00% is allowed"
-    assert said["latency"] == "P95 is above 2000 ms over 3.33 min: 6 of 100 requests took longer"
+    assert said["availability"] == "availability 96.50% over 10 min, at least 99.00% is asked"
+    assert said["error_rate"] == "error rate 12.00% over 5 min (12 of 100), at most 5.00% is allowed"
+    assert said["latency"] == "P95 is above 2000 ms over 3.33 min: 12 of 100 requests took longer"
+
+
+def allowed(requests: int, limit: float) -> int:
+    """Return how many bad requests chance explains at a limit: the most whose binomial tail is not under 1 %."""
+    return int(binom.isf(CHANCE, requests, limit))
+
+
+@pytest.mark.parametrize("limit", [0.5, 0.05, 0.01, 1 - 0.99, 1 - 0.999])
+def test_limit_is_passed_at_the_quantile_of_the_binomial_law(limit: float) -> None:
+    for requests in (30, 31, 99, 100, 1_000, 12_345):
+        most = allowed(requests, limit)
+        assert most >= limit * requests
+        assert not above(most, requests, limit, RULES) and above(most + 1, requests, limit, RULES)
 
 
 @settings(deadline=None)
-@given(st.integers(1, 99), st.integers(1, 20))
-def test_availability_of_exactly_the_limit_is_enough(percent: int, times: int) -> None:
+@given(st.integers(30, 3_000), st.integers(1, 99))
+def test_tail_is_that_of_an_exact_sum(requests: int, percent: int) -> None:
+    """Whole numbers: the tail times 100 ** requests, summed from the top."""
+    total, tail, ways = 100**requests, 0, percent**requests
+    for bad in range(
+        requests, -1, -1
+    ):  # ways: comb(requests, bad) * percent ** bad * (100 - percent) ** rest
+        if 100 * (tail + ways) >= total:
+            break
+        tail += ways
+        ways = ways * bad * (100 - percent) // ((requests - bad + 1) * percent)
+    assert bad == allowed(requests, percent / 100)
+
+
+@settings(deadline=None)
+@given(st.integers(30, 3_000), st.integers(1, 99))
+def test_availability_below_the_limit_by_chance_is_enough(requests: int, percent: int) -> None:
     rules = RULES.model_copy(update={"min_availability": percent / 100, "max_error_rate": 1.0})
-    down = (100 - percent) * times
-    requests = 100 * times
+    down = allowed(requests, 1 - percent / 100)
     assert guardrails(alone(did(requests, down, unavailable=down)), rules)[0] == ""
     if down < requests:
         worse = did(requests, down + 1, unavailable=down + 1)
-        assert guardrails(alone(worse), rules)[0] == ("availability" if down else "")
+        assert guardrails(alone(worse), rules)[0] == "availability"
+
+
+@pytest.mark.parametrize("least", [1, 30, 200])
+def test_guardrail_asks_for_its_requests(least: int) -> None:
+    rules = RULES.model_copy(update={"guardrail_requests": least})
+    assert guardrails(alone(did(least, least), rules=rules), rules)[0] == ("error_rate" if least > 1 else "")
+    assert guardrails(alone(did(least - 1, least - 1), rules=rules), rules) == ("", "")
 
 
 # Decisions
@@ -244,6 +280,22 @@ def test_worse_canary_is_stopped_in_words_and_numbers() -> None:
     assert Decision.model_validate_json(decision.model_dump_json()) == decision
 
 
+def test_canary_that_refuses_more_is_stopped_by_the_comparison_alone() -> None:
+    canary, stable = did(400, 5, refused=12), did(3_600, 9, refused=9)
+    evidence = seen((LONG, canary, stable))
+    assert (evidence.errors.canary, evidence.errors.stable) == ((400, 17), (3_600, 18))
+    assert evidence.errors == seen((LONG, did(400, 17), did(3_600, 18))).errors
+    assert guardrails(evidence, RULES) == ("", "")
+    decision = decide(evidence, RULES, BAKING)
+    assert (decision.action, decision.cause) == ("abort", "worse_errors")
+
+
+def test_callers_who_are_refused_by_both_stop_nothing() -> None:
+    decision = decide(seen((LONG, did(4_000, refused=3_600), did(36_000, refused=32_400))), RULES, BAKED)
+    assert (decision.action, decision.cause) == ("promote", "")
+    assert decision.numbers["e_errors"] < 1
+
+
 def test_slower_canary_is_stopped_though_it_keeps_its_limits() -> None:
     canary, stable = did(1_000, slow=(300, 45, 5)), did(9_000, slow=(1_000, 90, 40))
     decision = decide(seen((LONG, canary, stable)), RULES, BAKING)
@@ -290,6 +342,7 @@ class Call(NamedTuple):
     canary: bool
     failed: bool
     down: bool
+    refused: bool
     slowness: int
     value: int
     name: str
@@ -298,6 +351,7 @@ class Call(NamedTuple):
 CALLS = st.lists(
     st.builds(
         Call,
+        st.booleans(),
         st.booleans(),
         st.booleans(),
         st.booleans(),
@@ -316,6 +370,7 @@ def counted(calls: Sequence[Call]) -> Counts:
         requests=len(calls),
         errors=sum(call.failed for call in calls),
         unavailable=sum(call.failed and call.down for call in calls),
+        refused=sum(call.refused and not call.failed for call in calls),
         slow=(
             sum(call.slowness >= 1 for call in calls),
             sum(call.slowness >= 2 for call in calls),
@@ -354,8 +409,8 @@ def test_totals_are_the_same_for_any_partition_into_looks(
     stable = counted([call for call in calls if not call.canary])
     assert (evidence.canary, evidence.stable) == (canary, stable)
     assert (evidence.errors.canary, evidence.errors.stable) == (
-        (canary.requests, canary.errors),
-        (stable.requests, stable.errors),
+        (canary.requests, canary.errors + canary.refused),
+        (stable.requests, stable.errors + stable.refused),
     )
     assert (evidence.slow.canary, evidence.slow.stable) == (
         (canary.requests, canary.slow[1]),
@@ -371,12 +426,14 @@ def test_totals_are_the_same_for_any_partition_into_looks(
 
 SIDES = st.integers(0, 400).flatmap(
     lambda requests: st.builds(
-        lambda errors, down, slow: Counts(
+        lambda errors, down, refused, slow: Counts(
             requests=requests,
             errors=errors,
             unavailable=min(down, errors),
+            refused=min(refused, requests - errors),
             slow=tuple(sorted(slow, reverse=True)),
         ),
+        st.integers(0, requests),
         st.integers(0, requests),
         st.integers(0, requests),
         st.tuples(*[st.integers(0, requests)] * 3),
@@ -392,26 +449,23 @@ MILD = st.integers(0, 400).flatmap(
 
 
 def broken(looks: Sequence[Look], rules: Rules) -> bool:
-    """Return whether a guardrail is broken, from a list of all looks, in whole numbers."""
+    """Return whether a guardrail is broken, from a list of all looks and the quantiles of the binomial law."""
 
     def last(seconds: float) -> Counts | None:
         now = looks[-1].end
         recent = [look.canary for look in looks if look.end > now - seconds]
         return sum(recent, Counts()) if now >= seconds else None
 
-    def over(counts: Counts | None, bad: int, most: Fraction) -> bool:
-        return counts is not None and counts.requests >= 30 and bad > 1 and bad > most * counts.requests
+    def over(counts: Counts | None, bad: int, limit: float) -> bool:
+        return counts is not None and counts.requests >= 30 and bad > allowed(counts.requests, limit)
 
     errors, down, slow = (
         last(each) for each in (rules.error_seconds, rules.availability_seconds, rules.latency_seconds)
     )
     return (
-        over(errors, errors.errors if errors else 0, Fraction(5, 100))
-        or over(down, down.unavailable if down else 0, Fraction(1, 100))
-        or any(
-            over(slow, slow.slow[at] if slow else 0, most)
-            for at, most in enumerate((Fraction(1, 2), Fraction(1, 20), Fraction(1, 100)))
-        )
+        over(errors, errors.errors if errors else 0, 0.05)
+        or over(down, down.unavailable if down else 0, 0.01)
+        or any(over(slow, slow.slow[at] if slow else 0, limit) for at, limit in enumerate((0.5, 0.05, 0.01)))
     )
 
 
@@ -427,7 +481,7 @@ def broken(looks: Sequence[Look], rules: Rules) -> bool:
         bake=st.just(600.0),
     ),
 )
-@example([(600.0, did(100, 6), did(900, 54))], Step(weight=100, baked=600, bake=600))
+@example([(600.0, did(100, 12), did(900, 108))], Step(weight=100, baked=600, bake=600))
 def test_no_canary_goes_on_while_something_is_wrong(
     parts: list[tuple[float, Counts, Counts]], step: Step
 ) -> None:

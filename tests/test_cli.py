@@ -126,10 +126,10 @@ def test_own_table_becomes_a_use_case_and_an_endpoint(here: Path) -> None:
     code, output = call("approve", run, "--as", "Ada")
     assert code == 2 and "dev asks for no approval" in output
     code, output = call("promote", run, "--to", "staging")
-    assert code == 2 and "smoke_test is pending (deploy has made something else since)" in output
+    assert code == 2 and "smoke_test" in output  # it was deployed again, and not tested since
     assert call("smoke-test", "-u", "churn")[0] == 0
     code, output = call("promote", run, "--to", "staging")
-    assert code in (0, 1) and "staging" in output, output
+    assert code in (0, 1) and "staging" in output
 
 
 @pytest.mark.endtoend

@@ -119,6 +119,20 @@ def test_shift_sets_the_split_of_its_step_and_reads_it_back(world: World) -> Non
     assert again.live == record.live
 
 
+@pytest.mark.parametrize("begun_with", ["", "blue=5000.0,green=0.0"], ids=["first shift", "later shift"])
+def test_requests_from_before_a_shift_are_not_looked_at_after_it(world: World, begun_with: str) -> None:
+    """Both fail more as the weights move; a look at both halves would blame the canary."""
+    record = STATES["create"](world.context(), begun(world, cursor=begun_with))
+    world.clock.sleep(100)
+    record = STATES["shift"](world.context(), record.model_copy(update={"state": "shift", "step": 1}))
+    seen, _ = world.endpoint.counts(record.cursor, record.plan.rules.limits_ms)
+    assert {name: one.requests for name, one in seen.items()} == {"blue": 0, "green": 0}
+    record = STATES["bake"](world.context(), record)
+    each = world.endpoint.rate * record.plan.look / 2
+    assert record.evidence.canary.requests == pytest.approx(each, abs=1)
+    assert record.evidence.stable.requests == pytest.approx(each, abs=1)
+
+
 def test_split_that_does_not_stick_is_a_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real = world.endpoint.set_traffic
 

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import MutableMapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ from .stats import Snapshot, metrics_text
 from ..payload import PayloadError
 
 # %% auto #0
-__all__ = ["BACKLOG", "Gateway", "listen", "main"]
+__all__ = ["BACKLOG", "TRIES", "Gateway", "listen", "main"]
 
 
 # %% ../../nbs/parts/gateway.ipynb #5a41a627
@@ -131,11 +132,15 @@ class Gateway:
 
 # %% ../../nbs/parts/gateway.ipynb #f71699f2
 BACKLOG = 2048
+TRIES = 10
 
 
 def listen(port: int) -> socket.socket:
-    """Return a socket that listens on loopback: on the port of last time if it is free, else on any."""
-    for wanted in (port, 0):
+    """Return a socket that listens on loopback: on the port of last time if it is free, else on any.
+
+    The port of a server that was killed is free a moment later, so it is tried for half a second.
+    """
+    for wanted in (*([port] * TRIES if port else []), 0):
         found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -143,6 +148,7 @@ def listen(port: int) -> socket.socket:
             found.listen(BACKLOG)  # two may bind the same port; only one may listen
         except OSError:
             found.close()
+            time.sleep(0.5 / TRIES)
             continue
         return found
     raise OSError("no free port on 127.0.0.1")

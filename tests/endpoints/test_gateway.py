@@ -69,6 +69,24 @@ def test_state_is_read_again_on_command(tmp_path: Path) -> None:
     talk(state, steps)
 
 
+def test_log_holds_all_requests_by_the_old_split_once_the_new_one_is_read(tmp_path: Path) -> None:
+    state = state_with(tmp_path, "blue", "green")
+    state.weigh({"blue": 100})
+
+    async def steps(gateway: Gateway, client: httpx.AsyncClient) -> None:
+        gateway.log._over.set()  # nobody writes but on command
+        await asyncio.to_thread(gateway.log._thread.join)
+        for _ in range(5):
+            assert (await client.post("/score", json=ROW)).headers[PIN] == "blue"
+        assert read_counts(state.requests, 0, (1e9, 1e9, 1e9))[0] == {}
+        state.weigh({"green": 100})
+        await client.post("/-/reload", headers={"Authorization": f"Bearer {state.read_keys()[2]}"})
+        found, _ = read_counts(state.requests, 0, (1e9, 1e9, 1e9))
+        assert {name: one.requests for name, one in found.items()} == {"blue": 5}
+
+    talk(state, steps)
+
+
 def test_request_id_is_the_callers_or_a_new_one(tmp_path: Path) -> None:
     state = state_with(tmp_path, "blue")
 

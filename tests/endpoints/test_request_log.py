@@ -10,18 +10,19 @@ import sys
 import time
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from brookside_mlops.endpoints.request_log import Entry, RequestLog, read_counts
 
+STATUSES = [200, 399, 400, 422, 499, 500, 502, 503, 504]
 ENTRIES = st.lists(
     st.builds(
         Entry,
         time=st.just(0.0),
         deployment=st.sampled_from(["blue", "green"]),
         kind=st.sampled_from(["live", "pinned", "mirror", "failover"]),
-        status=st.sampled_from([200, 422, 500, 502, 503, 504]),
+        status=st.sampled_from(STATUSES),
         seconds=st.sampled_from([0.001, 0.01, 0.1, 1.0]),
         rows=st.integers(0, 5),
         total=st.just(1.0),
@@ -35,6 +36,7 @@ ENTRIES = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(ENTRIES, st.integers(0, 30))
+@example([Entry(0.0, "blue", "live", status, 0.01) for status in STATUSES], 0)
 def test_counts_are_those_of_the_rows(entries: list[Entry], cut: int) -> None:
     import tempfile
 
@@ -56,6 +58,7 @@ def test_counts_are_those_of_the_rows(entries: list[Entry], cut: int) -> None:
             continue
         counts = found[name]
         assert counts.requests == len(own) and counts.errors == sum(one.status >= 500 for one in own)
+        assert counts.refused == sum(400 <= one.status < 500 for one in own)
         assert counts.unavailable == sum(one.status in (502, 503, 504) for one in own)
         assert counts.slow == tuple(sum(one.seconds > limit for one in own) for limit in (0.005, 0.05, 0.5))
         yes = sum(json.loads(one.classes or "{}").get("yes", 0) for one in own)
