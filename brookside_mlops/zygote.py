@@ -92,7 +92,11 @@ def threads() -> list[str]:
 
 # %% ../nbs/parts/zygote.ipynb #56b36e8a
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-USUAL = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "OPENBLAS_THREAD_TIMEOUT": "20"}
+USUAL = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "OPENBLAS_THREAD_TIMEOUT": "20",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def zygote_environment(environment: dict[str, str]) -> dict[str, str]:

@@ -216,3 +216,13 @@ def test_entry_point_names_the_provisioner() -> None:
     assert (
         EntryPoint("brookside-fork", "brookside_mlops.kernels:ForkProvisioner", "").load() is ForkProvisioner
     )
+
+
+def test_threads_of_xgboost_sleep_while_they_wait_unless_told_otherwise() -> None:
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = zygote_environment({**os.environ, "OMP_DISPLAY_ENV": "TRUE", **given})
+        code = "import xgboost; xgboost.DMatrix([[1.0]])"
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert f"OMP_WAIT_POLICY = '{expected}'" in found.stderr
