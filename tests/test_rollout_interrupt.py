@@ -20,7 +20,9 @@ def press() -> None:
         pass
 
 
-@pytest.mark.parametrize(("answer", "wish"), [("a", "abort"), ("p\n", "pause"), ("Leave", "leave"), ("\n", "")])
+@pytest.mark.parametrize(
+    ("answer", "wish"), [("a", "abort"), ("p\n", "pause"), ("Leave", "leave"), ("\n", "")]
+)
 def test_answer_reaches_the_driver(project: Path, answer: str, wish: str) -> None:
     run = Run.create(project, "dev", "viability")
     store = RolloutStore(run.settings.state)
