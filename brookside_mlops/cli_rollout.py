@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_endpoint import state_of
+from .cli_endpoint import state_of, tell
 from .cli_options import Group, JsonOption, StateOption
 from .errors import InputError
 
@@ -112,7 +112,8 @@ def _wish(state_folder: Path | None, name: str, wish: Wish, as_json: bool) -> No
         if wish == "resume":
             raise InputError(f"endpoint {name}: the rollout is under way, held by {row.holder.text()}")
         RolloutStore(state_of(state_folder, name)).ask(name, wish, by)
-        typer.echo(f"{name}: asked {row.holder.text()} to {wish}")
+        asked = {"endpoint": name, "asked": wish, "holder": row.holder.model_dump()}
+        tell(f"{name}: asked {row.holder.text()} to {wish}", asked, as_json)
         return
     _take_over(row, wish, by, as_json)
 

@@ -74,10 +74,10 @@ def release_back(
 
 
 def bundle_back(run: Run, release: Release, known: dict[str, Deployment]) -> Path:
-    """Return the bundle of a release: its deployment's own where that is there, else from the registry."""
+    """Return the bundle of a release: its deployment's own where that is there and ready, else from the registry."""
     endpoint = endpoint_of(run)
     for one in known.values():
-        if release.same_version(one.version, one.sha256):
+        if release.same_version(one.version, one.sha256) and one.state == "ready":
             return endpoint.state.bundle(one.name)
     return fetch_bundle(run.settings, release.model_name, release.version, run.settings.state / "rebuilt")
 

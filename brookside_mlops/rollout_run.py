@@ -135,7 +135,7 @@ def outcome(record: Record, run_id: str = "RUN") -> Record:
             if serves
             else "nothing serves, as before"
         )
-        raise GateFailed(f"rollout of version {record.target.version}: {record.reason}. {left}.")
+        raise GateFailed(f"{record.kind} of version {record.target.version}: {record.reason}. {left}.")
     if record.waiting == "approval":
         raise ApprovalNeeded(
             f"{record.new} (version {record.target.version}) is ready and smoke-tested at 0 %. It waits for an approval: "

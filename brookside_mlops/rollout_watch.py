@@ -15,14 +15,15 @@ from typing import Any
 
 from .rollout import ENDED, Record
 from .rollout_plan import splits
-from .rollout_store import RolloutStore
+from .rollout_store import RolloutStore, alive
 from .runs import Run
 
 # %% auto #0
-__all__ = ["BAR", "watch_table", "watch_rollout", "watching"]
+__all__ = ["BAR", "ALONE", "watch_table", "watch_rollout", "watching"]
 
 # %% ../nbs/parts/rollout_watch.ipynb #56b0863a
 BAR = 30
+ALONE = 20  # looks without a driver, after which nobody will come
 
 
 def watch_table(record: Record) -> Any:
@@ -52,12 +53,12 @@ def watch_table(record: Record) -> Any:
 def watch_rollout(
     state_folder: Path, endpoint: str, sleep: Callable[[float], None] = time.sleep
 ) -> Record | None:
-    """Show the newest rollout of an endpoint until it ends or waits, and return it; plain lines where there is no terminal."""
+    """Show the newest rollout of an endpoint until it ends, waits, or nobody drives it, and return it; plain lines where there is no terminal."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text
 
-    store, seen = RolloutStore(state_folder), 0
+    store, seen, alone = RolloutStore(state_folder), 0, 0
     console = Console(stderr=False)
     live = Live(console=console, auto_refresh=False) if sys.stdout.isatty() else None
     if live:
@@ -75,7 +76,9 @@ def watch_rollout(
                 for move in record.moves[seen:]:
                     print(f"{move.at[11:19]}  {move.event:9} {move.text}", flush=True)
                 seen = len(record.moves)
-            if record.state in ENDED or record.waiting or not row.open:
+            driven = row.holder is not None and alive(row.holder, row.renewed, time.time())
+            alone = 0 if driven else alone + 1
+            if record.state in ENDED or record.waiting or not row.open or alone == ALONE:
                 return record
             sleep(0.25)
     finally:

@@ -9,6 +9,7 @@ import pytest
 
 from brookside_mlops.runs import STAGES, Run
 from brookside_mlops.scratch import _advance
+from tests.registered import Registered, make
 
 UNTIL_REGISTER = STAGES[:5]
 
@@ -35,3 +36,21 @@ def project(tmp_path: Path) -> Iterator[Path]:
 
     yield tmp_path
     stop_all(tmp_path / ".brookside")
+
+
+@pytest.fixture(scope="session")
+def registry_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]:
+    """Return a project with three registered versions, made once."""
+    from brookside_mlops.endpoints.local import stop_all
+
+    found = make(tmp_path_factory.mktemp("registered"))
+    yield found
+    stop_all(found.project / ".brookside")
+
+
+@pytest.fixture
+def registered(registry_project: Registered) -> Iterator[Registered]:
+    """Return that project with an endpoint of its own for each test, which is stopped at the end."""
+    registry_project.settings()
+    yield registry_project
+    registry_project.endpoint.stop()

@@ -33,7 +33,9 @@ from brookside_mlops.smoke import smoke
 
 NAME = "cost-dev"
 ONE = multiprocessing.get_context("forkserver")
-ONE.set_forkserver_preload(["tests.drivers", "scipy.stats", "scipy.special", "scipy.optimize", "onnxruntime"])
+ONE.set_forkserver_preload(
+    ["tests.drivers", "scipy.stats", "scipy.special", "scipy.optimize", "onnxruntime", "mlflow", "pandas"]
+)
 BODIES = [json.dumps([{"weeks": number}]).encode() for number in range(10)]
 LIMITS = Limits(request_seconds=2.0)
 

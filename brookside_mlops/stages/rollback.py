@@ -10,7 +10,7 @@ from ..endpoints.local import LocalEndpoint
 from ..endpoints.protocol import Answer
 from ..results import Check, StageResult, Verdict, worst
 from ..rollback_run import Return, roll_back
-from ..rollout_run import endpoint_of
+from ..rollout_run import endpoint_of, outcome
 from ..runs import Run
 
 
@@ -52,10 +52,12 @@ def rollback(
 ) -> RollbackResult:
     """Give the traffic of a run's endpoint back to an earlier version, and check that it answers.
 
-    Raises InputError where there is no earlier version or the cause is none.
+    Raises InputError where there is no earlier version or the cause is none, GateFailed where it did not pass its smoke test.
     """
     record = roll_back(run, Return(reason, cause, to, delete_failed))  # type: ignore[arg-type]
     went_back = record.kind == "rollback"
+    if went_back:
+        outcome(record, run.id)
     serves = record.new if went_back else record.old
     left = record.old if went_back else record.new
     endpoint = endpoint_of(run)
