@@ -1688,6 +1688,10 @@ d = {
                 "parts/endpoint_state.html#endpointstate.exists",
                 "brookside_mlops/endpoints/state.py",
             ),
+            "brookside_mlops.endpoints.state.EndpointState.held_open": (
+                "parts/endpoint_state.html#endpointstate.held_open",
+                "brookside_mlops/endpoints/state.py",
+            ),
             "brookside_mlops.endpoints.state.EndpointState.limits": (
                 "parts/endpoint_state.html#endpointstate.limits",
                 "brookside_mlops/endpoints/state.py",

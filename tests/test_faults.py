@@ -21,6 +21,7 @@ import pytest
 
 from brookside_mlops.bundle import Bundle
 from brookside_mlops.endpoints.local import LocalEndpoint
+from brookside_mlops.endpoints.protocol import Counts
 from brookside_mlops.rollout import Record
 from brookside_mlops.rollout_driver import roll_out
 from brookside_mlops.rollout_plan import Target
@@ -379,20 +380,23 @@ def test_full_disk_stops_a_rollout_before_its_next_move(site: Site, state: str) 
     site.check()
 
 
-def test_gateway_on_a_full_disk_still_answers_and_takes_no_new_version(site: Site) -> None:
+def test_gateway_on_a_full_disk_answers_shifts_and_counts_later(site: Site) -> None:
+    """Its log takes no row, so a canary shows nothing and is held for a person; traffic can be moved all the same."""
     free = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    full = (0, resource.RLIM_INFINITY)
     own = [site.endpoint.state.server()[0], *workers(site.endpoint).values()]
     for pid in own:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, full)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     site.callers.more()
-    kind, text = Driver(site.order()).answer()
-    assert kind == "EndpointError", text
+    record = Driver(site.order(plan=short_plan(rules={"margin": 0.05}, extend=1))).record()
+    assert (record.waiting, record.live) == ("held", [{"green": 50, "blue": 50}])
+    seen = record.evidence.canary.requests
     site.callers.more()
+    assert Driver(site.order(None, wish="abort")).record().state == "restored"
+    assert site.serving() == [1] and site.known() == {"blue": 1}
+    site.check()
     for pid in own:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, free)
-    assert Driver(site.order()).record().state == "finished"
-    assert site.serving() == [2] and site.known() == {"green": 2}
+    until(lambda: site.endpoint.counts("", (1, 1, 1))[0].get("green", Counts()).requests > seen)
     site.check()
 
 

@@ -105,7 +105,8 @@ class Gateway:
         async def life(app: Any) -> Any:
             self.log.start()
             await self.fleet.reload()
-            yield
+            with self.state.held_open():
+                yield
             await self.fleet.stop()
             self.log.stop()
 

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +81,12 @@ class EndpointState:
                 yield database
         finally:
             database.close()
+
+    def held_open(self) -> closing[sqlite3.Connection]:
+        """Return a connection that stays open. While there is one, a change costs SQLite one write; the last to close cleans up."""
+        database = sqlite3.connect(self.folder / "state.db", timeout=30, check_same_thread=False)
+        database.execute("select count(*) from deployment").fetchone()
+        return closing(database)
 
     def bundle(self, deployment: str) -> Path:
         """Return the folder of a deployment's own copy of its bundle."""
