@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 from brookside_mlops.runs import STAGES, Run
 from brookside_mlops.scratch import _advance
 from tests.registered import Registered, make
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # pytest runs in the background of a shell: what it starts would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 UNTIL_REGISTER = STAGES[:5]
 
