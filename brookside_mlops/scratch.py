@@ -5,10 +5,10 @@
 # %% ../nbs/parts/scratch.ipynb #06084e25
 from __future__ import annotations
 
-import atexit
 import importlib
 import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from .errors import GateFailed
@@ -50,7 +50,7 @@ def open_run(stage: str, run_folder: str, environment: str = "dev", usecase: str
     if run_folder:
         return Run(Path(run_folder))
     project = Path(tempfile.mkdtemp(prefix="brookside-scratch-"))
-    atexit.register(_clean, project)
+    Finalize(None, _clean, args=(project,), exitpriority=1)  # atexit is not heard in processes of a pool
     before = STAGES[: STAGES.index("deploy") + 1 if stage == "rollback" else STAGES.index(stage)]
     runs = [Run.create(project, environment, usecase) for _ in range(2 if stage == "rollback" else 1)]
     for run in runs:

@@ -34,6 +34,7 @@ from brookside_mlops.endpoints.protocol import (
 from .request_log import read_counts
 from .state import EndpointState
 from ..errors import BrooksideError, InputError
+from ..rollout_store import process_born
 
 # %% auto #0
 __all__ = ["STARTING", "EndpointError", "LocalEndpoint", "list_endpoints", "stop_all"]
@@ -239,16 +240,16 @@ class LocalEndpoint:
         return f"http://127.0.0.1:{self.state.server()[1]}/score"
 
     def stop(self) -> bool:
-        """End the server and its workers; the state stays. Returns whether there was one."""
+        """End the server and its workers, and wait for that; the state stays. Returns whether there was one."""
         if self.health() is None:
             return False
         pid = self.state.server()[0]
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 15
-        while self.health() is not None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if self.health() is not None:
+        while process_born(pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process_born(pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return True
