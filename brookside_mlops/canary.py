@@ -268,9 +268,9 @@ def decide(evidence: Evidence, rules: Rules, step: Step) -> Decision:
     low, high = difference_interval(evidence.errors.canary, evidence.errors.stable, rules.alpha)
     numbers = {
         "canary_requests": float(evidence.canary.requests),
-        "canary_errors": float(evidence.canary.errors),
+        "canary_errors": float(evidence.errors.canary[1]),
         "stable_requests": float(evidence.stable.requests),
-        "stable_errors": float(evidence.stable.errors),
+        "stable_errors": float(evidence.errors.stable[1]),
         "difference_low": low,
         "difference_high": high,
         "e_errors": evidence.errors.e_value(),
