@@ -53,7 +53,10 @@ def watch_table(record: Record) -> Any:
 def watch_rollout(
     state_folder: Path, endpoint: str, sleep: Callable[[float], None] = time.sleep
 ) -> Record | None:
-    """Show the newest rollout of an endpoint until it ends, waits, or nobody drives it, and return it; plain lines where there is no terminal."""
+    """Show the newest rollout of an endpoint until it ends, waits, or nobody drives it, and return it.
+
+    Where there is no terminal, plain lines.
+    """
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text

@@ -71,10 +71,10 @@ def test_version_that_serves_already_is_left_alone(registered: Registered) -> No
 
 def test_held_out_rows_are_the_traffic_of_an_endpoint_without_callers(registered: Registered) -> None:
     first = deploy(registered.run(1))
-    assert first.replayed == 0 and "replayed traffic" not in [check.name for check in first.checks]
+    assert first.replayed == 0 and "traffic was replayed" not in [check.name for check in first.checks]
     result = deploy(registered.run(2))
     assert result.replayed > 0
-    (said,) = [check for check in result.checks if check.name == "replayed traffic"]
+    (said,) = [check for check in result.checks if check.name == "traffic was replayed"]
     assert said.measured == f"{result.replayed} held-out rows sent as traffic"
     log = registered.endpoint.state.requests
     until(lambda: sum(one.requests for one in read_counts(log, 0, (1, 1, 1))[0].values()) >= result.replayed)
