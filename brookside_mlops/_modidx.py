@@ -2782,6 +2782,10 @@ d = {
                 "parts/onnx_export.html#_register",
                 "brookside_mlops/onnx_export.py",
             ),
+            "brookside_mlops.onnx_export._sort_opsets": (
+                "parts/onnx_export.html#_sort_opsets",
+                "brookside_mlops/onnx_export.py",
+            ),
             "brookside_mlops.onnx_export._tail": (
                 "parts/onnx_export.html#_tail",
                 "brookside_mlops/onnx_export.py",
