@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import csv
-from datetime import date
+import io
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ from .cost_prices import CostSettings, Difference, Money, Percent, percent
 from .errors import InputError
 
 # %% auto #0
-__all__ = ["DailyCost", "read_daily", "by_day", "spent_in", "BudgetCheck", "check_budget"]
+__all__ = ["MOST", "DailyCost", "read_daily", "by_day", "spent_in", "BudgetCheck", "check_budget"]
 
 
 # %% ../nbs/parts/cost_budgets.ipynb #c8333f42
@@ -31,13 +32,16 @@ class DailyCost(BaseModel):
     cost: Difference
 
 
+MOST = Decimal(10) ** 12
+
+
 def read_daily(path: Path) -> list[DailyCost]:
     """Return the daily costs of a CSV by day. Raises InputError with the line, the value and what would be right."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {error}; a CSV in UTF-8 would be right") from None
-    table = csv.DictReader(text.splitlines())
+    table = csv.DictReader(io.StringIO(text))
     names = [name.strip().lower() for name in table.fieldnames or []]
     table.fieldnames = names
     if missing := {"date", "cost"} - set(names):
@@ -48,7 +52,7 @@ def read_daily(path: Path) -> list[DailyCost]:
     for row in table:
         where = f"{path} line {table.line_num}"
         try:
-            day = date.fromisoformat((row["date"] or "").strip()[:10])
+            day = datetime.fromisoformat((row["date"] or "").strip()).date()
         except ValueError:
             raise InputError(f"{where} date: {row['date']!r}; 2026-01-31 would be right") from None
         try:
@@ -57,7 +61,7 @@ def read_daily(path: Path) -> list[DailyCost]:
             raise InputError(
                 f"{where} cost: {row['cost']!r}; a number such as 19.07 would be right"
             ) from None
-        if not cost.is_finite():
+        if not cost.is_finite() or abs(cost) >= MOST:
             raise InputError(f"{where} cost: {row['cost']!r} is not an amount")
         key = (day, (row.get("environment") or "").strip())
         found[key] = found.get(key, Decimal(0)) + cost
@@ -96,8 +100,8 @@ class BudgetCheck(BaseModel):
 
     def words(self, currency: str) -> str:
         """Return the check in a line."""
-        said = {"pass": "within the budget", "fail": "over the budget"}
-        what = said.get(self.verdict, f"{self.threshold} % is reached")
+        what = f"{self.threshold} % is reached" if self.threshold else "within the budget"
+        what = "over the budget" if self.verdict == "fail" else what
         return (
             f"{self.environment}: {currency} {self.amount:,.2f} of {self.budget:,.2f}, "
             f"{self.used_percent} %: {what}"

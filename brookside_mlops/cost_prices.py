@@ -124,7 +124,7 @@ class CostSettings(BaseModel):
 
     @field_validator("budget_thresholds")
     @classmethod
-    def _rising(cls, thresholds: tuple[int, ...]) -> tuple[int, ...]:
+    def _thresholds_rise(cls, thresholds: tuple[int, ...]) -> tuple[int, ...]:
         """Accept percentages that rise."""
         if list(thresholds) != sorted(set(thresholds)) or not 1 <= thresholds[0] <= thresholds[-1] <= 1000:
             raise ValueError("percentages from 1 to 1000, each larger than the one before, e.g. 50, 80, 100")

@@ -88,7 +88,7 @@ class Amounts(BaseModel):
 
     def words(self) -> str:
         """Return them in words."""
-        return f"{self.before:,.2f} before, {self.during:,.2f} during, {self.after:,.2f} after"
+        return f"{self.before:,.2f} a month before, {self.during:,.2f} during, {self.after:,.2f} after"
 
 
 class RolloutCost(BaseModel):
@@ -105,11 +105,9 @@ class RolloutCost(BaseModel):
 
     def words(self) -> str:
         """Return the cost in a line."""
-        what = f"{self.instances} a deployment"
-        azure = f"{self.currency} {self.in_azure.words()}" if self.in_azure else self.unknown
-        if self.place == "azure":
-            return f"{azure} ({what})"
-        return f"nothing, since it runs on this machine; in Azure {azure} ({what})"
+        amounts = f"{self.currency} {self.in_azure.words()}" if self.in_azure else self.unknown
+        azure = f"in Azure, at {self.instances} for each deployment, {amounts}"
+        return azure if self.place == "azure" else f"nothing, since it runs on this machine; {azure}"
 
 
 class DeploymentCost(BaseModel):

@@ -195,7 +195,7 @@ def show_end(console: Console, run: Run) -> None:
         endpoint = LocalEndpoint(run.settings.state, found["endpoint"])
         lines += [("endpoint", endpoint.show_uri()), ("try it", endpoint.curl_line())]
         if "cost" in found:
-            lines.append(("costs", f"{RolloutCost.model_validate(found['cost']).words()} a month"))
+            lines.append(("costs", RolloutCost.model_validate(found["cost"]).words()))
         lines.append(("stop it", f"brookside-mlops endpoint stop {found['endpoint']}"))
     elif "endpoint" in found:
         lines.append(("endpoint", f"{found['endpoint']}: {successor(run) or 'nothing serves now'}"))

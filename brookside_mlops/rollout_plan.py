@@ -151,7 +151,7 @@ class PlanView(BaseModel):
             *(f"  {number}. {step}" for number, step in enumerate(self.steps, 1)),
             *(f"  stops it: {gate}" for gate in self.gates),
             *(f"  deletes: {one}" for one in self.deletes),
-            f"  cost per month: {self.cost.words()}",
+            f"  costs: {self.cost.words()}",
         ]
 
     def _repr_html_(self) -> str:
