@@ -986,8 +986,8 @@ d = {
                 "parts/cost_prices.html#costsettings",
                 "brookside_mlops/cost_prices.py",
             ),
-            "brookside_mlops.cost_prices.CostSettings._rising": (
-                "parts/cost_prices.html#costsettings._rising",
+            "brookside_mlops.cost_prices.CostSettings._thresholds_rise": (
+                "parts/cost_prices.html#costsettings._thresholds_rise",
                 "brookside_mlops/cost_prices.py",
             ),
             "brookside_mlops.cost_prices.InstancePrice": (
@@ -2590,6 +2590,32 @@ d = {
             "brookside_mlops.incidents.open_issue": (
                 "parts/incidents.html#open_issue",
                 "brookside_mlops/incidents.py",
+            ),
+        },
+        "brookside_mlops.ini_sections": {
+            "brookside_mlops.ini_sections.Written": (
+                "parts/ini_sections.html#written",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.Written.place": (
+                "parts/ini_sections.html#written.place",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.checked": (
+                "parts/ini_sections.html#checked",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.complaints": (
+                "parts/ini_sections.html#complaints",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.parse_sections": (
+                "parts/ini_sections.html#parse_sections",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.section_values": (
+                "parts/ini_sections.html#section_values",
+                "brookside_mlops/ini_sections.py",
             ),
         },
         "brookside_mlops.kernels": {
@@ -4239,22 +4265,6 @@ d = {
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Gates": ("parts/settings.html#gates", "brookside_mlops/settings.py"),
-            "brookside_mlops.settings.Written": (
-                "parts/settings.html#written",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings.Written.place": (
-                "parts/settings.html#written.place",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings._checked": (
-                "parts/settings.html#_checked",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings._complaints": (
-                "parts/settings.html#_complaints",
-                "brookside_mlops/settings.py",
-            ),
             "brookside_mlops.settings._endpoint_fault": (
                 "parts/settings.html#_endpoint_fault",
                 "brookside_mlops/settings.py",
@@ -4280,20 +4290,12 @@ d = {
                 "parts/settings.html#_usecase_parts",
                 "brookside_mlops/settings.py",
             ),
-            "brookside_mlops.settings._values": (
-                "parts/settings.html#_values",
-                "brookside_mlops/settings.py",
-            ),
             "brookside_mlops.settings.add_usecase": (
                 "parts/settings.html#add_usecase",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.check_endpoints": (
                 "parts/settings.html#check_endpoints",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings.parse_settings": (
-                "parts/settings.html#parse_settings",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.project_file": (
