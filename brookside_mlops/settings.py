@@ -32,6 +32,7 @@ __all__ = [
     "Written",
     "check_endpoints",
     "read_settings",
+    "read_section",
     "runs_folder",
     "state_folders",
     "project_of",
@@ -322,6 +323,19 @@ def read_settings(project: Path, environment: str, usecase: str) -> tuple[Enviro
             return settings, case
         lines.append(f"{path.name} {fault}")
     raise InputError("\n".join(lines))
+
+
+# %% ../nbs/parts/settings.ipynb #a6f41576
+def read_section(project: Path, section: str, kind: type[Checked]) -> Checked:
+    """Return a section of settings.ini as a model, with its defaults where there is none.
+
+    Raises `InputError` with every wrong value: section, key, value, what is allowed.
+    """
+    path = settings_file(project)
+    found = _checked(kind, {}, Written(_values(_parse(path).get(section, {})), {}, section), path.name)
+    if isinstance(found, list):
+        raise InputError("\n".join(found))
+    return found
 
 
 # %% ../nbs/parts/settings.ipynb #5f98197f
