@@ -313,6 +313,44 @@ d = {
                 "brookside_mlops/cli_care.py",
             ),
         },
+        "brookside_mlops.cli_costs": {
+            "brookside_mlops.cli_costs._amount": (
+                "parts/cli_costs.html#_amount",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs._environment": (
+                "parts/cli_costs.html#_environment",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.anomalies_command": (
+                "parts/cli_costs.html#anomalies_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.budget_command": (
+                "parts/cli_costs.html#budget_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.costs_command": (
+                "parts/cli_costs.html#costs_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.per_prediction_command": (
+                "parts/cli_costs.html#per_prediction_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.picture_command": (
+                "parts/cli_costs.html#picture_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.refresh_command": (
+                "parts/cli_costs.html#refresh_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.what_if_command": (
+                "parts/cli_costs.html#what_if_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+        },
         "brookside_mlops.cli_data": {
             "brookside_mlops.cli_data._drift_of_tables": (
                 "parts/cli_data.html#_drift_of_tables",
@@ -897,6 +935,207 @@ d = {
             "brookside_mlops.contracts.for_usecase": (
                 "parts/contracts.html#for_usecase",
                 "brookside_mlops/contracts.py",
+            ),
+        },
+        "brookside_mlops.cost_anomalies": {
+            "brookside_mlops.cost_anomalies.Anomaly": (
+                "parts/cost_anomalies.html#anomaly",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+            "brookside_mlops.cost_anomalies.Anomaly.words": (
+                "parts/cost_anomalies.html#anomaly.words",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+            "brookside_mlops.cost_anomalies.Rules": (
+                "parts/cost_anomalies.html#rules",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+            "brookside_mlops.cost_anomalies.anomalies": (
+                "parts/cost_anomalies.html#anomalies",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+            "brookside_mlops.cost_anomalies.judge": (
+                "parts/cost_anomalies.html#judge",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+        },
+        "brookside_mlops.cost_budgets": {
+            "brookside_mlops.cost_budgets.BudgetCheck": (
+                "parts/cost_budgets.html#budgetcheck",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.BudgetCheck.words": (
+                "parts/cost_budgets.html#budgetcheck.words",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.DailyCost": (
+                "parts/cost_budgets.html#dailycost",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.by_day": (
+                "parts/cost_budgets.html#by_day",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.check_budget": (
+                "parts/cost_budgets.html#check_budget",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.read_daily": (
+                "parts/cost_budgets.html#read_daily",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.spent_in": (
+                "parts/cost_budgets.html#spent_in",
+                "brookside_mlops/cost_budgets.py",
+            ),
+        },
+        "brookside_mlops.cost_picture": {
+            "brookside_mlops.cost_picture.cost_picture": (
+                "parts/cost_picture.html#cost_picture",
+                "brookside_mlops/cost_picture.py",
+            )
+        },
+        "brookside_mlops.cost_prices": {
+            "brookside_mlops.cost_prices.CostSettings": (
+                "parts/cost_prices.html#costsettings",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.CostSettings._rising": (
+                "parts/cost_prices.html#costsettings._rising",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.InstancePrice": (
+                "parts/cost_prices.html#instanceprice",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.InstancePrice.of": (
+                "parts/cost_prices.html#instanceprice.of",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.PriceList": (
+                "parts/cost_prices.html#pricelist",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.PriceList.hourly": (
+                "parts/cost_prices.html#pricelist.hourly",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.PriceList.stale": (
+                "parts/cost_prices.html#pricelist.stale",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.PriceTerms": (
+                "parts/cost_prices.html#priceterms",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.cents": (
+                "parts/cost_prices.html#cents",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.exact": (
+                "parts/cost_prices.html#exact",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.percent": (
+                "parts/cost_prices.html#percent",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.tier_of": (
+                "parts/cost_prices.html#tier_of",
+                "brookside_mlops/cost_prices.py",
+            ),
+        },
+        "brookside_mlops.cost_scenarios": {
+            "brookside_mlops.cost_scenarios.Scenario": (
+                "parts/cost_scenarios.html#scenario",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.Scenario.lines": (
+                "parts/cost_scenarios.html#scenario.lines",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.Served": (
+                "parts/cost_scenarios.html#served",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.UnitCost": (
+                "parts/cost_scenarios.html#unitcost",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.UnitCost.lines": (
+                "parts/cost_scenarios.html#unitcost.lines",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.Wish": (
+                "parts/cost_scenarios.html#wish",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.hours_of": (
+                "parts/cost_scenarios.html#hours_of",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.served": (
+                "parts/cost_scenarios.html#served",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.unit_cost": (
+                "parts/cost_scenarios.html#unit_cost",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.week_hours": (
+                "parts/cost_scenarios.html#week_hours",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.what_if": (
+                "parts/cost_scenarios.html#what_if",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+        },
+        "brookside_mlops.costs": {
+            "brookside_mlops.costs.Amounts": ("parts/costs.html#amounts", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.Amounts.words": (
+                "parts/costs.html#amounts.words",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.CostReport": ("parts/costs.html#costreport", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.CostRow": ("parts/costs.html#costrow", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.DeploymentCost": (
+                "parts/costs.html#deploymentcost",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.DeploymentCost.rollout": (
+                "parts/costs.html#deploymentcost.rollout",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.Instances": ("parts/costs.html#instances", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.Instances.words": (
+                "parts/costs.html#instances.words",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.RolloutCost": ("parts/costs.html#rolloutcost", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.RolloutCost.words": (
+                "parts/costs.html#rolloutcost.words",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs._money": ("parts/costs.html#_money", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.cost_report": ("parts/costs.html#cost_report", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.cost_row": ("parts/costs.html#cost_row", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.deployment_cost": (
+                "parts/costs.html#deployment_cost",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.instances_of": (
+                "parts/costs.html#instances_of",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.monthly": ("parts/costs.html#monthly", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.project_costs": (
+                "parts/costs.html#project_costs",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.report_lines": (
+                "parts/costs.html#report_lines",
+                "brookside_mlops/costs.py",
             ),
         },
         "brookside_mlops.csv_files": {
@@ -2367,6 +2606,32 @@ d = {
                 "brookside_mlops/incidents.py",
             ),
         },
+        "brookside_mlops.ini_sections": {
+            "brookside_mlops.ini_sections.Written": (
+                "parts/ini_sections.html#written",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.Written.place": (
+                "parts/ini_sections.html#written.place",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.checked": (
+                "parts/ini_sections.html#checked",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.complaints": (
+                "parts/ini_sections.html#complaints",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.parse_sections": (
+                "parts/ini_sections.html#parse_sections",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.section_values": (
+                "parts/ini_sections.html#section_values",
+                "brookside_mlops/ini_sections.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
@@ -3230,6 +3495,28 @@ d = {
             ),
             "brookside_mlops.portfolio.whole": ("parts/portfolio.html#whole", "brookside_mlops/portfolio.py"),
         },
+        "brookside_mlops.price_file": {
+            "brookside_mlops.price_file._place": (
+                "parts/price_file.html#_place",
+                "brookside_mlops/price_file.py",
+            ),
+            "brookside_mlops.price_file._set": (
+                "parts/price_file.html#_set",
+                "brookside_mlops/price_file.py",
+            ),
+            "brookside_mlops.price_file._values": (
+                "parts/price_file.html#_values",
+                "brookside_mlops/price_file.py",
+            ),
+            "brookside_mlops.price_file.updated": (
+                "parts/price_file.html#updated",
+                "brookside_mlops/price_file.py",
+            ),
+            "brookside_mlops.price_file.write_prices": (
+                "parts/price_file.html#write_prices",
+                "brookside_mlops/price_file.py",
+            ),
+        },
         "brookside_mlops.profiles": {
             "brookside_mlops.profiles.FeatureProfile": (
                 "parts/profiles.html#featureprofile",
@@ -3570,6 +3857,60 @@ d = {
             ),
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
         },
+        "brookside_mlops.retail_prices": {
+            "brookside_mlops.retail_prices.RetailItem": (
+                "parts/retail_prices.html#retailitem",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._Busy": (
+                "parts/retail_prices.html#_busy",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._Busy.__init__": (
+                "parts/retail_prices.html#_busy.__init__",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._ask": (
+                "parts/retail_prices.html#_ask",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._is_tier": (
+                "parts/retail_prices.html#_is_tier",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._page": (
+                "parts/retail_prices.html#_page",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._same_server": (
+                "parts/retail_prices.html#_same_server",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.checked_address": (
+                "parts/retail_prices.html#checked_address",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.fetch": (
+                "parts/retail_prices.html#fetch",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.hourly_price": (
+                "parts/retail_prices.html#hourly_price",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.instance_prices": (
+                "parts/retail_prices.html#instance_prices",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.query_of": (
+                "parts/retail_prices.html#query_of",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.retry_after": (
+                "parts/retail_prices.html#retry_after",
+                "brookside_mlops/retail_prices.py",
+            ),
+        },
         "brookside_mlops.rollback_run": {
             "brookside_mlops.rollback_run.Return": (
                 "parts/rollback_run.html#return",
@@ -3781,6 +4122,10 @@ d = {
             ),
             "brookside_mlops.rollout_run.continue_rollout": (
                 "parts/rollout_run.html#continue_rollout",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.cost_of": (
+                "parts/rollout_run.html#cost_of",
                 "brookside_mlops/rollout_run.py",
             ),
             "brookside_mlops.rollout_run.deploy_run": (
@@ -4113,22 +4458,6 @@ d = {
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Gates": ("parts/settings.html#gates", "brookside_mlops/settings.py"),
-            "brookside_mlops.settings.Written": (
-                "parts/settings.html#written",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings.Written.place": (
-                "parts/settings.html#written.place",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings._checked": (
-                "parts/settings.html#_checked",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings._complaints": (
-                "parts/settings.html#_complaints",
-                "brookside_mlops/settings.py",
-            ),
             "brookside_mlops.settings._endpoint_fault": (
                 "parts/settings.html#_endpoint_fault",
                 "brookside_mlops/settings.py",
@@ -4146,12 +4475,12 @@ d = {
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings._parse": ("parts/settings.html#_parse", "brookside_mlops/settings.py"),
-            "brookside_mlops.settings._usecase_parts": (
-                "parts/settings.html#_usecase_parts",
+            "brookside_mlops.settings._price_list": (
+                "parts/settings.html#_price_list",
                 "brookside_mlops/settings.py",
             ),
-            "brookside_mlops.settings._values": (
-                "parts/settings.html#_values",
+            "brookside_mlops.settings._usecase_parts": (
+                "parts/settings.html#_usecase_parts",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.add_usecase": (
@@ -4168,6 +4497,10 @@ d = {
             ),
             "brookside_mlops.settings.project_of": (
                 "parts/settings.html#project_of",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.read_prices": (
+                "parts/settings.html#read_prices",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.read_section": (
@@ -4281,6 +4614,10 @@ d = {
             ),
             "brookside_mlops.stages.deploy.rollout_checks": (
                 "stages/deploy.html#rollout_checks",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.rollout_cost": (
+                "stages/deploy.html#rollout_cost",
                 "brookside_mlops/stages/deploy.py",
             ),
             "brookside_mlops.stages.deploy.splits_picture": (

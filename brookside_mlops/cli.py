@@ -13,6 +13,7 @@ import typer
 
 from .cli_audit import audit_app
 from .cli_care import endpoint_app
+from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
 from .cli_notify import notify_command
 from .cli_notion import notion_app
@@ -374,6 +375,7 @@ def approve_command(
 app.command("drift")(drift_command)
 app.command("notify")(notify_command)
 app.add_typer(contract_app, name="contract")
+app.add_typer(costs_app, name="costs")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(notion_app, name="notion")
 app.add_typer(rollout_app, name="rollout")

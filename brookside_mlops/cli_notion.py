@@ -23,20 +23,21 @@ notion_app = typer.Typer(
 )
 
 # %% auto #0
-__all__ = ["notion_app", "HOURS", "monthly_cost_of", "notion_sync"]
+__all__ = ["notion_app", "monthly_cost_of", "notion_sync"]
+
 
 # %% ../nbs/parts/cli_notion.ipynb #18522172
-HOURS = Decimal(730)
-
-
 def monthly_cost_of(project: Path) -> MonthlyCost:
-    """Return what tells the cost of an endpoint in an environment, USD a month."""
+    """Return what tells the monthly cost of an environment, in the currency of [prices]. It raises InputError for no price."""
+    from brookside_mlops.costs import instances_of, monthly
     from brookside_mlops.onboarding import known_usecases
-    from brookside_mlops.settings import read_settings
+    from brookside_mlops.settings import read_prices, read_settings
+
+    prices = read_prices(project)
 
     def monthly_cost(environment: str) -> Decimal:
-        settings = read_settings(project, environment, known_usecases(project)[0])[0]
-        return Decimal(str(settings.instance_price)) * settings.instance_count * HOURS
+        usecase = known_usecases(project)[0]
+        return monthly(prices, instances_of(read_settings(project, environment, usecase)[0]))
 
     return monthly_cost
 

@@ -49,6 +49,7 @@ class Fault:
     path: str = ""
     done: bool = False
     retry_after: str = ""
+    message: str = "It was not taken."
 
 
 @dataclass
@@ -278,7 +279,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         headers = {}
         if fault:
-            status, answer = fault.status, error(fault.status, fault.code, "It was not taken.")
+            status, answer = fault.status, error(fault.status, fault.code, fault.message)
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else {}
         self.say(status, answer, headers)
 

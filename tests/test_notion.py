@@ -252,6 +252,12 @@ def test_wrong_token_is_said_without_it(notion: Notion) -> None:
     assert "ntn_wrong" not in str(told.value)
 
 
+def test_token_that_notion_repeats_is_masked(notion: Notion, tmp_path: Path) -> None:
+    notion.faults = [Fault(400, "validation_error", "POST", "pages", message=f"what is {TOKEN}?")]
+    with pytest.raises(NotionError, match=r"what is \*\*\*\?"):
+        sync(notion, tmp_path, row("cost-dev"))
+
+
 # What passes
 
 
