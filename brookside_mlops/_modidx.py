@@ -413,6 +413,20 @@ d = {
                 "brookside_mlops/cli_notify.py",
             ),
         },
+        "brookside_mlops.cli_notion": {
+            "brookside_mlops.cli_notion._show": (
+                "parts/cli_notion.html#_show",
+                "brookside_mlops/cli_notion.py",
+            ),
+            "brookside_mlops.cli_notion.monthly_cost_of": (
+                "parts/cli_notion.html#monthly_cost_of",
+                "brookside_mlops/cli_notion.py",
+            ),
+            "brookside_mlops.cli_notion.notion_sync": (
+                "parts/cli_notion.html#notion_sync",
+                "brookside_mlops/cli_notion.py",
+            ),
+        },
         "brookside_mlops.cli_options": {
             "brookside_mlops.cli_options.Group": (
                 "parts/cli_options.html#group",
@@ -2980,6 +2994,185 @@ d = {
                 "brookside_mlops/notifications.py",
             ),
         },
+        "brookside_mlops.notion": {
+            "brookside_mlops.notion.Plan": ("parts/notion.html#plan", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.Plan.lines": (
+                "parts/notion.html#plan.lines",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.Plan.size": ("parts/notion.html#plan.size", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.Plan.view": ("parts/notion.html#plan.view", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.TrackerPage": (
+                "parts/notion.html#trackerpage",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.TrackerPage.name": (
+                "parts/notion.html#trackerpage.name",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.TrackerRow": (
+                "parts/notion.html#trackerrow",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.TrackerRow.values": (
+                "parts/notion.html#trackerrow.values",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.Update": ("parts/notion.html#update", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.Update.changes": (
+                "parts/notion.html#update.changes",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion._all": ("parts/notion.html#_all", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion._counted": ("parts/notion.html#_counted", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion._disputed": ("parts/notion.html#_disputed", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion._fault": ("parts/notion.html#_fault", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion._named": ("parts/notion.html#_named", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.from_notion": (
+                "parts/notion.html#from_notion",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.page_of": ("parts/notion.html#page_of", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.plan": ("parts/notion.html#plan", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.schema_faults": (
+                "parts/notion.html#schema_faults",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.shown": ("parts/notion.html#shown", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.to_notion": ("parts/notion.html#to_notion", "brookside_mlops/notion.py"),
+        },
+        "brookside_mlops.notion_api": {
+            "brookside_mlops.notion_api.NotionError": (
+                "parts/notion_api.html#notionerror",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker": (
+                "parts/notion_api.html#tracker",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.__init__": (
+                "parts/notion_api.html#tracker.__init__",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker._answers": (
+                "parts/notion_api.html#tracker._answers",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker._properties": (
+                "parts/notion_api.html#tracker._properties",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker._source_of": (
+                "parts/notion_api.html#tracker._source_of",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker._write": (
+                "parts/notion_api.html#tracker._write",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.archive": (
+                "parts/notion_api.html#tracker.archive",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.call": (
+                "parts/notion_api.html#tracker.call",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.create": (
+                "parts/notion_api.html#tracker.create",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.find": (
+                "parts/notion_api.html#tracker.find",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.pages": (
+                "parts/notion_api.html#tracker.pages",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.update": (
+                "parts/notion_api.html#tracker.update",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.database_id": (
+                "parts/notion_api.html#database_id",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.explained": (
+                "parts/notion_api.html#explained",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.notion_client_of": (
+                "parts/notion_api.html#notion_client_of",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.open_tracker": (
+                "parts/notion_api.html#open_tracker",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.passing": (
+                "parts/notion_api.html#passing",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.pause": (
+                "parts/notion_api.html#pause",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.read_token": (
+                "parts/notion_api.html#read_token",
+                "brookside_mlops/notion_api.py",
+            ),
+        },
+        "brookside_mlops.notion_sync": {
+            "brookside_mlops.notion_sync.NotionSettings": (
+                "parts/notion_sync.html#notionsettings",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.NotionSettings._known_places": (
+                "parts/notion_sync.html#notionsettings._known_places",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.Seen": (
+                "parts/notion_sync.html#seen",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync._steps": (
+                "parts/notion_sync.html#_steps",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.alone": (
+                "parts/notion_sync.html#alone",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.carry_out": (
+                "parts/notion_sync.html#carry_out",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.difference": (
+                "parts/notion_sync.html#difference",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.link_of": (
+                "parts/notion_sync.html#link_of",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.row_of": (
+                "parts/notion_sync.html#row_of",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.seen_endpoints": (
+                "parts/notion_sync.html#seen_endpoints",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.serving_run": (
+                "parts/notion_sync.html#serving_run",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.status_of": (
+                "parts/notion_sync.html#status_of",
+                "brookside_mlops/notion_sync.py",
+            ),
+        },
         "brookside_mlops.onboarding": {
             "brookside_mlops.onboarding.Onboarding": (
                 "parts/onboarding.html#onboarding",
@@ -4312,6 +4505,10 @@ d = {
             ),
             "brookside_mlops.settings.read_prices": (
                 "parts/settings.html#read_prices",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.read_section": (
+                "parts/settings.html#read_section",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.read_settings": (

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .cost_prices import CostSettings, InstancePrice, PriceList, PriceTerms
 from .errors import InputError
 from .files import write_text
-from .ini_sections import Written, checked, parse_sections, section_values
+from .ini_sections import Checked, Written, checked, parse_sections, section_values
 from .rollout_settings import RolloutSettings
 from .usecases import UseCase
 
@@ -32,6 +32,7 @@ __all__ = [
     "check_endpoints",
     "read_prices",
     "read_settings",
+    "read_section",
     "runs_folder",
     "state_folders",
     "project_of",
@@ -296,6 +297,19 @@ def read_settings(project: Path, environment: str, usecase: str) -> tuple[Enviro
             return settings, case
         lines.append(f"{path.name} {fault}")
     raise InputError("\n".join(lines))
+
+
+# %% ../nbs/parts/settings.ipynb #de8c28f6
+def read_section(project: Path, section: str, kind: type[Checked]) -> Checked:
+    """Return a section of settings.ini as a model, with its defaults where there is none.
+
+    Raises `InputError` with every wrong value: section, key, value, what is allowed.
+    """
+    path = settings_file(project)
+    found = checked(kind, {}, Written(section_values(_parse(path).get(section, {})), {}, section), path.name)
+    if isinstance(found, list):
+        raise InputError("\n".join(found))
+    return found
 
 
 # %% ../nbs/parts/settings.ipynb #5f98197f
