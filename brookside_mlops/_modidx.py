@@ -9,6 +9,54 @@ d = {
         "lib_path": "brookside_mlops",
     },
     "syms": {
+        "brookside_mlops.alert_channels": {
+            "brookside_mlops.alert_channels._to": (
+                "parts/alert_channels.html#_to",
+                "brookside_mlops/alert_channels.py",
+            ),
+            "brookside_mlops.alert_channels._urls": (
+                "parts/alert_channels.html#_urls",
+                "brookside_mlops/alert_channels.py",
+            ),
+            "brookside_mlops.alert_channels.notify_environ": (
+                "parts/alert_channels.html#notify_environ",
+                "brookside_mlops/alert_channels.py",
+            ),
+            "brookside_mlops.alert_channels.unreachable": (
+                "parts/alert_channels.html#unreachable",
+                "brookside_mlops/alert_channels.py",
+            ),
+            "brookside_mlops.alert_channels.variable_of": (
+                "parts/alert_channels.html#variable_of",
+                "brookside_mlops/alert_channels.py",
+            ),
+        },
+        "brookside_mlops.alert_rules": {
+            "brookside_mlops.alert_rules.AlertRule": (
+                "parts/alert_rules.html#alertrule",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.AlertRule._consistent": (
+                "parts/alert_rules.html#alertrule._consistent",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.AlertRule.is_right": (
+                "parts/alert_rules.html#alertrule.is_right",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.AlertRule.is_wrong": (
+                "parts/alert_rules.html#alertrule.is_wrong",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.RuleTerms": (
+                "parts/alert_rules.html#ruleterms",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.rule_faults": (
+                "parts/alert_rules.html#rule_faults",
+                "brookside_mlops/alert_rules.py",
+            ),
+        },
         "brookside_mlops.audit": {
             "brookside_mlops.audit.AuditLog": ("parts/audit.html#auditlog", "brookside_mlops/audit.py"),
             "brookside_mlops.audit.AuditLog.__init__": (
@@ -2661,6 +2709,160 @@ d = {
                 "brookside_mlops/modelling.py",
             ),
         },
+        "brookside_mlops.monitoring_config": {
+            "brookside_mlops.monitoring_config.MonitoringConfig": (
+                "parts/monitoring_config.html#monitoringconfig",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.MonitoringConfig._profiles_hold": (
+                "parts/monitoring_config.html#monitoringconfig._profiles_hold",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.MonitoringConfig.profile": (
+                "parts/monitoring_config.html#monitoringconfig.profile",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config._merged": (
+                "parts/monitoring_config.html#_merged",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config._optional": (
+                "parts/monitoring_config.html#_optional",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config._plain": (
+                "parts/monitoring_config.html#_plain",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config._without_null_defaults": (
+                "parts/monitoring_config.html#_without_null_defaults",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.config_file": (
+                "parts/monitoring_config.html#config_file",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.monitoring_config": (
+                "parts/monitoring_config.html#monitoring_config",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.optional_model": (
+                "parts/monitoring_config.html#optional_model",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.rules_of": (
+                "parts/monitoring_config.html#rules_of",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.schema_text": (
+                "parts/monitoring_config.html#schema_text",
+                "brookside_mlops/monitoring_config.py",
+            ),
+        },
+        "brookside_mlops.monitoring_configure": {
+            "brookside_mlops.monitoring_configure._mail_changes": (
+                "parts/monitoring_configure.html#_mail_changes",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._set_in_profiles": (
+                "parts/monitoring_configure.html#_set_in_profiles",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._threshold_changes": (
+                "parts/monitoring_configure.html#_threshold_changes",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._value": (
+                "parts/monitoring_configure.html#_value",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._value_in": (
+                "parts/monitoring_configure.html#_value_in",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure.configure_alerts": (
+                "parts/monitoring_configure.html#configure_alerts",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+        },
+        "brookside_mlops.monitoring_sections": {
+            "brookside_mlops.monitoring_sections.AlertChannel": (
+                "parts/monitoring_sections.html#alertchannel",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Alerting": (
+                "parts/monitoring_sections.html#alerting",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.AutoRetraining": (
+                "parts/monitoring_sections.html#autoretraining",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.CostMonitoring": (
+                "parts/monitoring_sections.html#costmonitoring",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.DataDrift": (
+                "parts/monitoring_sections.html#datadrift",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.DriftMethods": (
+                "parts/monitoring_sections.html#driftmethods",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Logging": (
+                "parts/monitoring_sections.html#logging",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.ModelPerformance": (
+                "parts/monitoring_sections.html#modelperformance",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.PerformanceMetrics": (
+                "parts/monitoring_sections.html#performancemetrics",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Profile": (
+                "parts/monitoring_sections.html#profile",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Profile._consistent": (
+                "parts/monitoring_sections.html#profile._consistent",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Profile.alert_rules": (
+                "parts/monitoring_sections.html#profile.alert_rules",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Profile.schedules": (
+                "parts/monitoring_sections.html#profile.schedules",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Rule": (
+                "parts/monitoring_sections.html#rule",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Section": (
+                "parts/monitoring_sections.html#section",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections._limits": (
+                "parts/monitoring_sections.html#_limits",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections._order_faults": (
+                "parts/monitoring_sections.html#_order_faults",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections._reference_faults": (
+                "parts/monitoring_sections.html#_reference_faults",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections._rules_of": (
+                "parts/monitoring_sections.html#_rules_of",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+        },
         "brookside_mlops.notifications": {
             "brookside_mlops.notifications.Channel": (
                 "parts/notifications.html#channel",
@@ -3809,6 +4011,45 @@ d = {
                 "brookside_mlops/runs.py",
             ),
         },
+        "brookside_mlops.schedules": {
+            "brookside_mlops.schedules.Schedule": (
+                "parts/schedules.html#schedule",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules.Schedule.__str__": (
+                "parts/schedules.html#schedule.__str__",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules._around": (
+                "parts/schedules.html#_around",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules._checked": (
+                "parts/schedules.html#_checked",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules._in_month": (
+                "parts/schedules.html#_in_month",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules._utc": ("parts/schedules.html#_utc", "brookside_mlops/schedules.py"),
+            "brookside_mlops.schedules.cron_fields": (
+                "parts/schedules.html#cron_fields",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules.last_due": (
+                "parts/schedules.html#last_due",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules.next_due": (
+                "parts/schedules.html#next_due",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules.parse_schedule": (
+                "parts/schedules.html#parse_schedule",
+                "brookside_mlops/schedules.py",
+            ),
+        },
         "brookside_mlops.scratch": {
             "brookside_mlops.scratch._advance": ("parts/scratch.html#_advance", "brookside_mlops/scratch.py"),
             "brookside_mlops.scratch._clean": ("parts/scratch.html#_clean", "brookside_mlops/scratch.py"),
@@ -4481,7 +4722,32 @@ d = {
                 "brookside_mlops/usecases.py",
             ),
         },
+        "brookside_mlops.yaml_edit": {
+            "brookside_mlops.yaml_edit._added": (
+                "parts/yaml_edit.html#_added",
+                "brookside_mlops/yaml_edit.py",
+            ),
+            "brookside_mlops.yaml_edit._changed": (
+                "parts/yaml_edit.html#_changed",
+                "brookside_mlops/yaml_edit.py",
+            ),
+            "brookside_mlops.yaml_edit._end": ("parts/yaml_edit.html#_end", "brookside_mlops/yaml_edit.py"),
+            "brookside_mlops.yaml_edit._flow": ("parts/yaml_edit.html#_flow", "brookside_mlops/yaml_edit.py"),
+            "brookside_mlops.yaml_edit._put": ("parts/yaml_edit.html#_put", "brookside_mlops/yaml_edit.py"),
+            "brookside_mlops.yaml_edit._replaced": (
+                "parts/yaml_edit.html#_replaced",
+                "brookside_mlops/yaml_edit.py",
+            ),
+            "brookside_mlops.yaml_edit.set_value": (
+                "parts/yaml_edit.html#set_value",
+                "brookside_mlops/yaml_edit.py",
+            ),
+        },
         "brookside_mlops.yaml_models": {
+            "brookside_mlops.yaml_models.Fault": (
+                "parts/yaml_models.html#fault",
+                "brookside_mlops/yaml_models.py",
+            ),
             "brookside_mlops.yaml_models._Loader": (
                 "parts/yaml_models.html#_loader",
                 "brookside_mlops/yaml_models.py",
@@ -4512,6 +4778,10 @@ d = {
             ),
             "brookside_mlops.yaml_models.read_yaml": (
                 "parts/yaml_models.html#read_yaml",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models.refuse": (
+                "parts/yaml_models.html#refuse",
                 "brookside_mlops/yaml_models.py",
             ),
         },
