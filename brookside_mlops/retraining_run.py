@@ -25,6 +25,7 @@ from .files import write_text
 from .holds import holder
 from .monitoring_config import monitoring_config
 from .notifications import Delivery, Kind, Message, notify
+from .pipeline import LINE, run_line
 from .retraining import Facts, RetrainDecision, answer_request, decide_retraining, requests_of
 from .rollout_store import process_born
 from .runs import Run, find_run
@@ -213,18 +214,28 @@ def _end(project: Path, state: Path, usecase: str, one: Retraining) -> Delivery:
     return delivery
 
 
+def _left_by(project: Path, one: Retraining) -> tuple[Outcome, str]:
+    """Return how a retraining stands whose process is gone: a person may have resumed its run."""
+    try:
+        run = find_run(project, one.run)
+    except InputError:
+        return "broke off", "The folder of its run is gone."
+    if holder(run.folder):
+        return "running", ""
+    if all(name in run.record.stages and run.record.stages[name].state == "done" for name in LINE):
+        return "promoted", "It was resumed by hand."
+    return "broke off", f"Its process ended without a word. Go on: brookside-mlops run --resume {one.run}"
+
+
 def _settled(project: Path, state: Path, usecase: str) -> Retraining | None:
     """Return the last retraining; one whose process ended without a word is written down as broken off, and told."""
     one = last_retraining(state, usecase)
     if one is None or one.outcome != "running" or one.works:
         return one
-    try:
-        if holder(find_run(project, one.run).folder):
-            return one  # somebody has resumed it
-    except InputError:
-        pass  # its folder is gone
-    said = f"Its process ended without a word. Go on: brookside-mlops run --resume {one.run}"
-    one = one.model_copy(update={"outcome": "broke off", "said": said})
+    outcome, said = _left_by(project, one)
+    if outcome == "running":
+        return one
+    one = one.model_copy(update={"outcome": outcome, "said": said})
     _end(project, state, usecase, one)
     return one
 
@@ -244,7 +255,6 @@ def carry_through(run: Run, line: Callable[[Run], object]) -> tuple[Outcome, str
 
 def main(folder: str) -> int:
     """Carry a retraining run through: `python -m brookside_mlops.retraining_run RUN_FOLDER`."""
-    from brookside_mlops.pipeline import run_line
     from brookside_mlops.reporting import Reporter
 
     run = Run(Path(folder))
