@@ -1,4 +1,4 @@
-"""Packaging: puts the stage notebooks, the default settings and the contracts inside the wheel."""
+"""Packaging: puts the stage notebooks, the default settings, the contracts and what is watched inside the wheel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ class BuildWithProject(build_py):
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         shutil.copy(ROOT / "settings.ini", target)
-        for source, pattern in (("nbs/stages", "*.ipynb"), ("contracts", "*.yaml")):
+        packed = (
+            ("nbs/stages", "*.ipynb"),
+            ("contracts", "*.yaml"),
+            ("azure-ml/monitoring", "monitoring-config.*"),
+        )
+        for source, pattern in packed:
             (target / source).mkdir(parents=True)
             for path in sorted((ROOT / source).glob(pattern)):
                 shutil.copy(path, target / source)

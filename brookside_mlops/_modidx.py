@@ -9,6 +9,54 @@ d = {
         "lib_path": "brookside_mlops",
     },
     "syms": {
+        "brookside_mlops.alert_channels": {
+            "brookside_mlops.alert_channels._to": (
+                "parts/alert_channels.html#_to",
+                "brookside_mlops/alert_channels.py",
+            ),
+            "brookside_mlops.alert_channels._urls": (
+                "parts/alert_channels.html#_urls",
+                "brookside_mlops/alert_channels.py",
+            ),
+            "brookside_mlops.alert_channels.notify_environ": (
+                "parts/alert_channels.html#notify_environ",
+                "brookside_mlops/alert_channels.py",
+            ),
+            "brookside_mlops.alert_channels.unreachable": (
+                "parts/alert_channels.html#unreachable",
+                "brookside_mlops/alert_channels.py",
+            ),
+            "brookside_mlops.alert_channels.variable_of": (
+                "parts/alert_channels.html#variable_of",
+                "brookside_mlops/alert_channels.py",
+            ),
+        },
+        "brookside_mlops.alert_rules": {
+            "brookside_mlops.alert_rules.AlertRule": (
+                "parts/alert_rules.html#alertrule",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.AlertRule._consistent": (
+                "parts/alert_rules.html#alertrule._consistent",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.AlertRule.is_right": (
+                "parts/alert_rules.html#alertrule.is_right",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.AlertRule.is_wrong": (
+                "parts/alert_rules.html#alertrule.is_wrong",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.RuleTerms": (
+                "parts/alert_rules.html#ruleterms",
+                "brookside_mlops/alert_rules.py",
+            ),
+            "brookside_mlops.alert_rules.rule_faults": (
+                "parts/alert_rules.html#rule_faults",
+                "brookside_mlops/alert_rules.py",
+            ),
+        },
         "brookside_mlops.audit": {
             "brookside_mlops.audit.AuditLog": ("parts/audit.html#auditlog", "brookside_mlops/audit.py"),
             "brookside_mlops.audit.AuditLog.__init__": (
@@ -465,6 +513,16 @@ d = {
                 "brookside_mlops/cli_options.py",
             ),
         },
+        "brookside_mlops.cli_retrain": {
+            "brookside_mlops.cli_retrain._show": (
+                "parts/cli_retrain.html#_show",
+                "brookside_mlops/cli_retrain.py",
+            ),
+            "brookside_mlops.cli_retrain.retrain_command": (
+                "parts/cli_retrain.html#retrain_command",
+                "brookside_mlops/cli_retrain.py",
+            ),
+        },
         "brookside_mlops.cli_rollout": {
             "brookside_mlops.cli_rollout._record": (
                 "parts/cli_rollout.html#_record",
@@ -519,6 +577,24 @@ d = {
             "brookside_mlops.cli_runs.runs_show": (
                 "parts/cli_runs.html#runs_show",
                 "brookside_mlops/cli_runs.py",
+            ),
+        },
+        "brookside_mlops.cli_schedule": {
+            "brookside_mlops.cli_schedule._install": (
+                "parts/cli_schedule.html#_install",
+                "brookside_mlops/cli_schedule.py",
+            ),
+            "brookside_mlops.cli_schedule._line": (
+                "parts/cli_schedule.html#_line",
+                "brookside_mlops/cli_schedule.py",
+            ),
+            "brookside_mlops.cli_schedule.schedule_command": (
+                "parts/cli_schedule.html#schedule_command",
+                "brookside_mlops/cli_schedule.py",
+            ),
+            "brookside_mlops.cli_schedule.schedule_rows": (
+                "parts/cli_schedule.html#schedule_rows",
+                "brookside_mlops/cli_schedule.py",
             ),
         },
         "brookside_mlops.comparison": {
@@ -1299,6 +1375,30 @@ d = {
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
+        },
+        "brookside_mlops.due": {
+            "brookside_mlops.due.Due": ("parts/due.html#due", "brookside_mlops/due.py"),
+            "brookside_mlops.due.DueStore": ("parts/due.html#duestore", "brookside_mlops/due.py"),
+            "brookside_mlops.due.DueStore.__init__": (
+                "parts/due.html#duestore.__init__",
+                "brookside_mlops/due.py",
+            ),
+            "brookside_mlops.due.DueStore._change": (
+                "parts/due.html#duestore._change",
+                "brookside_mlops/due.py",
+            ),
+            "brookside_mlops.due.DueStore.claim": ("parts/due.html#duestore.claim", "brookside_mlops/due.py"),
+            "brookside_mlops.due.DueStore.finish": (
+                "parts/due.html#duestore.finish",
+                "brookside_mlops/due.py",
+            ),
+            "brookside_mlops.due.DueStore.last": ("parts/due.html#duestore.last", "brookside_mlops/due.py"),
+            "brookside_mlops.due.Ran": ("parts/due.html#ran", "brookside_mlops/due.py"),
+            "brookside_mlops.due._Row": ("parts/due.html#_row", "brookside_mlops/due.py"),
+            "brookside_mlops.due._Row.is_held": ("parts/due.html#_row.is_held", "brookside_mlops/due.py"),
+            "brookside_mlops.due._run": ("parts/due.html#_run", "brookside_mlops/due.py"),
+            "brookside_mlops.due.run_due": ("parts/due.html#run_due", "brookside_mlops/due.py"),
+            "brookside_mlops.due.tries_so_far": ("parts/due.html#tries_so_far", "brookside_mlops/due.py"),
         },
         "brookside_mlops.endpoints.care": {
             "brookside_mlops.endpoints.care.prune": (
@@ -2940,6 +3040,168 @@ d = {
                 "brookside_mlops/modelling.py",
             ),
         },
+        "brookside_mlops.monitoring_config": {
+            "brookside_mlops.monitoring_config.MonitoringConfig": (
+                "parts/monitoring_config.html#monitoringconfig",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.MonitoringConfig._profiles_hold": (
+                "parts/monitoring_config.html#monitoringconfig._profiles_hold",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.MonitoringConfig.profile": (
+                "parts/monitoring_config.html#monitoringconfig.profile",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config._for_editors": (
+                "parts/monitoring_config.html#_for_editors",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config._merged": (
+                "parts/monitoring_config.html#_merged",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config._optional": (
+                "parts/monitoring_config.html#_optional",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config._plain": (
+                "parts/monitoring_config.html#_plain",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.config_file": (
+                "parts/monitoring_config.html#config_file",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.monitoring_config": (
+                "parts/monitoring_config.html#monitoring_config",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.optional_model": (
+                "parts/monitoring_config.html#optional_model",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.rules_of": (
+                "parts/monitoring_config.html#rules_of",
+                "brookside_mlops/monitoring_config.py",
+            ),
+            "brookside_mlops.monitoring_config.schema_text": (
+                "parts/monitoring_config.html#schema_text",
+                "brookside_mlops/monitoring_config.py",
+            ),
+        },
+        "brookside_mlops.monitoring_configure": {
+            "brookside_mlops.monitoring_configure._all_rules": (
+                "parts/monitoring_configure.html#_all_rules",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._mail_changes": (
+                "parts/monitoring_configure.html#_mail_changes",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._needs_rules": (
+                "parts/monitoring_configure.html#_needs_rules",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._set_in_profiles": (
+                "parts/monitoring_configure.html#_set_in_profiles",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._threshold_changes": (
+                "parts/monitoring_configure.html#_threshold_changes",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._value": (
+                "parts/monitoring_configure.html#_value",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure._value_in": (
+                "parts/monitoring_configure.html#_value_in",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+            "brookside_mlops.monitoring_configure.configure_alerts": (
+                "parts/monitoring_configure.html#configure_alerts",
+                "brookside_mlops/monitoring_configure.py",
+            ),
+        },
+        "brookside_mlops.monitoring_sections": {
+            "brookside_mlops.monitoring_sections.AlertChannel": (
+                "parts/monitoring_sections.html#alertchannel",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Alerting": (
+                "parts/monitoring_sections.html#alerting",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.AutoRetraining": (
+                "parts/monitoring_sections.html#autoretraining",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.CostMonitoring": (
+                "parts/monitoring_sections.html#costmonitoring",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.DataDrift": (
+                "parts/monitoring_sections.html#datadrift",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.DriftMethods": (
+                "parts/monitoring_sections.html#driftmethods",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Logging": (
+                "parts/monitoring_sections.html#logging",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.ModelPerformance": (
+                "parts/monitoring_sections.html#modelperformance",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.PerformanceMetrics": (
+                "parts/monitoring_sections.html#performancemetrics",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Profile": (
+                "parts/monitoring_sections.html#profile",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Profile._consistent": (
+                "parts/monitoring_sections.html#profile._consistent",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Profile.alert_rules": (
+                "parts/monitoring_sections.html#profile.alert_rules",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Profile.schedules": (
+                "parts/monitoring_sections.html#profile.schedules",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Rule": (
+                "parts/monitoring_sections.html#rule",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections.Section": (
+                "parts/monitoring_sections.html#section",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections._limits": (
+                "parts/monitoring_sections.html#_limits",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections._order_faults": (
+                "parts/monitoring_sections.html#_order_faults",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections._reference_faults": (
+                "parts/monitoring_sections.html#_reference_faults",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+            "brookside_mlops.monitoring_sections._rules_of": (
+                "parts/monitoring_sections.html#_rules_of",
+                "brookside_mlops/monitoring_sections.py",
+            ),
+        },
         "brookside_mlops.notifications": {
             "brookside_mlops.notifications.Channel": (
                 "parts/notifications.html#channel",
@@ -3915,6 +4177,118 @@ d = {
                 "brookside_mlops/retail_prices.py",
             ),
         },
+        "brookside_mlops.retraining": {
+            "brookside_mlops.retraining.Facts": (
+                "parts/retraining.html#facts",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.RetrainDecision": (
+                "parts/retraining.html#retraindecision",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.RetrainDecision.retrain": (
+                "parts/retraining.html#retraindecision.retrain",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.RetrainRequest": (
+                "parts/retraining.html#retrainrequest",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining._folders": (
+                "parts/retraining.html#_folders",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining._trigger": (
+                "parts/retraining.html#_trigger",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.answer_request": (
+                "parts/retraining.html#answer_request",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.decide_retraining": (
+                "parts/retraining.html#decide_retraining",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.request_retraining": (
+                "parts/retraining.html#request_retraining",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.requests_of": (
+                "parts/retraining.html#requests_of",
+                "brookside_mlops/retraining.py",
+            ),
+        },
+        "brookside_mlops.retraining_run": {
+            "brookside_mlops.retraining_run.Retraining": (
+                "parts/retraining_run.html#retraining",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.Retraining.works": (
+                "parts/retraining_run.html#retraining.works",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._alone": (
+                "parts/retraining_run.html#_alone",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._end": (
+                "parts/retraining_run.html#_end",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._folder": (
+                "parts/retraining_run.html#_folder",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._left_by": (
+                "parts/retraining_run.html#_left_by",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._message": (
+                "parts/retraining_run.html#_message",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._parameters": (
+                "parts/retraining_run.html#_parameters",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._save": (
+                "parts/retraining_run.html#_save",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._settled": (
+                "parts/retraining_run.html#_settled",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._start": (
+                "parts/retraining_run.html#_start",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.carry_through": (
+                "parts/retraining_run.html#carry_through",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.last_retraining": (
+                "parts/retraining_run.html#last_retraining",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.main": (
+                "parts/retraining_run.html#main",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.retrain": (
+                "parts/retraining_run.html#retrain",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.retraining_job": (
+                "parts/retraining_run.html#retraining_job",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.rows_of": (
+                "parts/retraining_run.html#rows_of",
+                "brookside_mlops/retraining_run.py",
+            ),
+        },
         "brookside_mlops.rollback_run": {
             "brookside_mlops.rollback_run.Return": (
                 "parts/rollback_run.html#return",
@@ -4351,6 +4725,99 @@ d = {
                 "brookside_mlops/runs.py",
             ),
         },
+        "brookside_mlops.schedule_install": {
+            "brookside_mlops.schedule_install._crontab": (
+                "parts/schedule_install.html#_crontab",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install._marks": (
+                "parts/schedule_install.html#_marks",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install._requirement": (
+                "parts/schedule_install.html#_requirement",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install._secrets": (
+                "parts/schedule_install.html#_secrets",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.call_minutes": (
+                "parts/schedule_install.html#call_minutes",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.command_line": (
+                "parts/schedule_install.html#command_line",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.cron_block": (
+                "parts/schedule_install.html#cron_block",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.github_crons": (
+                "parts/schedule_install.html#github_crons",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.github_workflow": (
+                "parts/schedule_install.html#github_workflow",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.install_cron": (
+                "parts/schedule_install.html#install_cron",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.install_github": (
+                "parts/schedule_install.html#install_github",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.read_crontab": (
+                "parts/schedule_install.html#read_crontab",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.with_block": (
+                "parts/schedule_install.html#with_block",
+                "brookside_mlops/schedule_install.py",
+            ),
+        },
+        "brookside_mlops.schedules": {
+            "brookside_mlops.schedules.Schedule": (
+                "parts/schedules.html#schedule",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules.Schedule.__str__": (
+                "parts/schedules.html#schedule.__str__",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules._around": (
+                "parts/schedules.html#_around",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules._checked": (
+                "parts/schedules.html#_checked",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules._in_month": (
+                "parts/schedules.html#_in_month",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules._utc": ("parts/schedules.html#_utc", "brookside_mlops/schedules.py"),
+            "brookside_mlops.schedules.cron_fields": (
+                "parts/schedules.html#cron_fields",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules.last_due": (
+                "parts/schedules.html#last_due",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules.next_due": (
+                "parts/schedules.html#next_due",
+                "brookside_mlops/schedules.py",
+            ),
+            "brookside_mlops.schedules.parse_schedule": (
+                "parts/schedules.html#parse_schedule",
+                "brookside_mlops/schedules.py",
+            ),
+        },
         "brookside_mlops.scratch": {
             "brookside_mlops.scratch._advance": ("parts/scratch.html#_advance", "brookside_mlops/scratch.py"),
             "brookside_mlops.scratch._clean": ("parts/scratch.html#_clean", "brookside_mlops/scratch.py"),
@@ -4521,6 +4988,10 @@ d = {
             ),
             "brookside_mlops.settings.settings_file": (
                 "parts/settings.html#settings_file",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.state_folder": (
+                "parts/settings.html#state_folder",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.state_folders": (
@@ -4704,6 +5175,10 @@ d = {
             ),
             "brookside_mlops.stages.evaluate.evaluate": (
                 "stages/evaluate.html#evaluate",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.gates_of": (
+                "stages/evaluate.html#gates_of",
                 "brookside_mlops/stages/evaluate.py",
             ),
             "brookside_mlops.stages.evaluate.measure": (
@@ -5019,7 +5494,33 @@ d = {
                 "brookside_mlops/usecases.py",
             ),
         },
+        "brookside_mlops.yaml_edit": {
+            "brookside_mlops.yaml_edit._added": (
+                "parts/yaml_edit.html#_added",
+                "brookside_mlops/yaml_edit.py",
+            ),
+            "brookside_mlops.yaml_edit._changed": (
+                "parts/yaml_edit.html#_changed",
+                "brookside_mlops/yaml_edit.py",
+            ),
+            "brookside_mlops.yaml_edit._copy": ("parts/yaml_edit.html#_copy", "brookside_mlops/yaml_edit.py"),
+            "brookside_mlops.yaml_edit._end": ("parts/yaml_edit.html#_end", "brookside_mlops/yaml_edit.py"),
+            "brookside_mlops.yaml_edit._flow": ("parts/yaml_edit.html#_flow", "brookside_mlops/yaml_edit.py"),
+            "brookside_mlops.yaml_edit._put": ("parts/yaml_edit.html#_put", "brookside_mlops/yaml_edit.py"),
+            "brookside_mlops.yaml_edit._replaced": (
+                "parts/yaml_edit.html#_replaced",
+                "brookside_mlops/yaml_edit.py",
+            ),
+            "brookside_mlops.yaml_edit.set_value": (
+                "parts/yaml_edit.html#set_value",
+                "brookside_mlops/yaml_edit.py",
+            ),
+        },
         "brookside_mlops.yaml_models": {
+            "brookside_mlops.yaml_models.Fault": (
+                "parts/yaml_models.html#fault",
+                "brookside_mlops/yaml_models.py",
+            ),
             "brookside_mlops.yaml_models._Loader": (
                 "parts/yaml_models.html#_loader",
                 "brookside_mlops/yaml_models.py",
@@ -5050,6 +5551,10 @@ d = {
             ),
             "brookside_mlops.yaml_models.read_yaml": (
                 "parts/yaml_models.html#read_yaml",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models.refuse": (
+                "parts/yaml_models.html#refuse",
                 "brookside_mlops/yaml_models.py",
             ),
         },

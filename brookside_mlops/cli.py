@@ -29,8 +29,10 @@ from brookside_mlops.cli_options import (
     resumable,
     stage_verb,
 )
+from .cli_retrain import retrain_command
 from .cli_rollout import rollout_app
 from .cli_runs import runs_app
+from .cli_schedule import schedule_command
 from .errors import BrooksideError, InputError
 
 if TYPE_CHECKING:
@@ -374,6 +376,8 @@ def approve_command(
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
 app.command("notify")(notify_command)
+app.command("retrain")(retrain_command)
+app.command("schedule")(schedule_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(costs_app, name="costs")
 app.add_typer(endpoint_app, name="endpoint")

@@ -34,6 +34,7 @@ __all__ = [
     "read_settings",
     "read_section",
     "runs_folder",
+    "state_folder",
     "state_folders",
     "project_of",
     "add_usecase",
@@ -325,9 +326,14 @@ def runs_folder(project: Path, environment: str) -> Path:
     return _folder(project, environment, "runs_folder") / environment
 
 
+def state_folder(project: Path, environment: str) -> Path:
+    """Return the state folder of an environment."""
+    return _folder(project, environment, "state_folder")
+
+
 def state_folders(project: Path) -> list[Path]:
     """Return the state folders of a project; most often it is one."""
-    return list(dict.fromkeys(_folder(project, name, "state_folder") for name in ENVIRONMENTS))
+    return list(dict.fromkeys(state_folder(project, name) for name in ENVIRONMENTS))
 
 
 def project_of(run_folder: Path) -> Path | None:

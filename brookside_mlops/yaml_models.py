@@ -5,18 +5,20 @@
 # %% ../nbs/parts/yaml_models.ipynb #d61ef6fd
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .errors import InputError
 
 # %% auto #0
-__all__ = ["Model", "Place", "parse_yaml", "read_yaml"]
+__all__ = ["Model", "Place", "Fault", "refuse", "parse_yaml", "read_yaml"]
 
 
 # %% ../nbs/parts/yaml_models.ipynb #9bf2abed
@@ -95,11 +97,34 @@ def _model_at(model: type[BaseModel], place: Place) -> type[BaseModel] | None:
         if isinstance(current, type) and issubclass(current, BaseModel):
             field = current.model_fields.get(str(part))
             current = field.annotation if field else None
-        else:
-            current = get_args(current)[-1] if get_origin(current) in (dict, tuple, list) else current
+        elif get_origin(current) in (dict, tuple, list):
+            current = get_args(current)[1 if get_origin(current) is dict else 0]
         if get_origin(current) in (Union, UnionType):
             current = next((one for one in get_args(current) if one is not type(None)), None)
     return current if isinstance(current, type) and issubclass(current, BaseModel) else None
+
+
+# %% ../nbs/parts/yaml_models.ipynb #3eeb8a8f
+class Fault(NamedTuple):
+    """What is wrong with the value at a path of keys, seen from the model that found it."""
+
+    place: Place
+    value: object
+    said: str
+
+
+def refuse(title: str, faults: Sequence[Fault]) -> None:
+    """Raise a ValidationError with all faults, each at its own place; nothing where there is none."""
+    if faults:
+        details = [
+            InitErrorDetails(
+                type=PydanticCustomError("fault", "{said}", {"said": one.said}),
+                loc=one.place,
+                input=one.value,
+            )
+            for one in faults
+        ]
+        raise ValidationError.from_exception_data(title, details)
 
 
 # %% ../nbs/parts/yaml_models.ipynb #ee35d6bb
