@@ -9,6 +9,60 @@ d = {
         "lib_path": "brookside_mlops",
     },
     "syms": {
+        "brookside_mlops.attribution": {
+            "brookside_mlops.attribution.Attribution": (
+                "parts/attribution.html#attribution",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.Attribution.sentence": (
+                "parts/attribution.html#attribution.sentence",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.FeatureEffect": (
+                "parts/attribution.html#featureeffect",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._did": (
+                "parts/attribution.html#_did",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._difference": (
+                "parts/attribution.html#_difference",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._drawn": (
+                "parts/attribution.html#_drawn",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._levels_back": (
+                "parts/attribution.html#_levels_back",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._ranks": (
+                "parts/attribution.html#_ranks",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._unit": (
+                "parts/attribution.html#_unit",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._word": (
+                "parts/attribution.html#_word",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.attribute": (
+                "parts/attribution.html#attribute",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.put_back": (
+                "parts/attribution.html#put_back",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.quantile": (
+                "parts/attribution.html#quantile",
+                "brookside_mlops/attribution.py",
+            ),
+        },
         "brookside_mlops.audit": {
             "brookside_mlops.audit.AuditLog": ("parts/audit.html#auditlog", "brookside_mlops/audit.py"),
             "brookside_mlops.audit.AuditLog.__init__": (
@@ -992,6 +1046,44 @@ d = {
                 "brookside_mlops/datasets.py",
             ),
         },
+        "brookside_mlops.domain_classifier": {
+            "brookside_mlops.domain_classifier.DomainDrift": (
+                "parts/domain_classifier.html#domaindrift",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.DomainDrift.sentence": (
+                "parts/domain_classifier.html#domaindrift.sentence",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.DomainLimits": (
+                "parts/domain_classifier.html#domainlimits",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier._drawn": (
+                "parts/domain_classifier.html#_drawn",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier._matrix": (
+                "parts/domain_classifier.html#_matrix",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier._scores": (
+                "parts/domain_classifier.html#_scores",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.delong": (
+                "parts/domain_classifier.html#delong",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.domain_drift": (
+                "parts/domain_classifier.html#domain_drift",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.interval_of": (
+                "parts/domain_classifier.html#interval_of",
+                "brookside_mlops/domain_classifier.py",
+            ),
+        },
         "brookside_mlops.drift": {
             "brookside_mlops.drift.DriftReport": ("parts/drift.html#driftreport", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.DriftReport._repr_html_": (
@@ -1564,6 +1656,10 @@ d = {
             ),
         },
         "brookside_mlops.endpoints.samples": {
+            "brookside_mlops.endpoints.samples.Kept": (
+                "parts/samples.html#kept",
+                "brookside_mlops/endpoints/samples.py",
+            ),
             "brookside_mlops.endpoints.samples.Sampler": (
                 "parts/samples.html#sampler",
                 "brookside_mlops/endpoints/samples.py",
@@ -1590,6 +1686,10 @@ d = {
             ),
             "brookside_mlops.endpoints.samples.Sampler.add": (
                 "parts/samples.html#sampler.add",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.row_keys": (
+                "parts/samples.html#row_keys",
                 "brookside_mlops/endpoints/samples.py",
             ),
             "brookside_mlops.endpoints.samples.sample_table": (
@@ -1984,6 +2084,72 @@ d = {
             ),
             "brookside_mlops.errors.Waits": ("parts/errors.html#waits", "brookside_mlops/errors.py"),
         },
+        "brookside_mlops.estimated_accuracy": {
+            "brookside_mlops.estimated_accuracy.ErrorBin": (
+                "parts/estimated_accuracy.html#errorbin",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.HeldOut": (
+                "parts/estimated_accuracy.html#heldout",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._bins": (
+                "parts/estimated_accuracy.html#_bins",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._classes": (
+                "parts/estimated_accuracy.html#_classes",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._drawn_metrics": (
+                "parts/estimated_accuracy.html#_drawn_metrics",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._relative": (
+                "parts/estimated_accuracy.html#_relative",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._two_classes": (
+                "parts/estimated_accuracy.html#_two_classes",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.calibration_shift": (
+                "parts/estimated_accuracy.html#calibration_shift",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.errors_of": (
+                "parts/estimated_accuracy.html#errors_of",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.estimated": (
+                "parts/estimated_accuracy.html#estimated",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.estimated_classes": (
+                "parts/estimated_accuracy.html#estimated_classes",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.estimated_errors": (
+                "parts/estimated_accuracy.html#estimated_errors",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.held_out": (
+                "parts/estimated_accuracy.html#held_out",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.log_odds": (
+                "parts/estimated_accuracy.html#log_odds",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.measured": (
+                "parts/estimated_accuracy.html#measured",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.shifted": (
+                "parts/estimated_accuracy.html#shifted",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+        },
         "brookside_mlops.evaluation_plots": {
             "brookside_mlops.evaluation_plots._one_class": (
                 "parts/evaluation_plots.html#_one_class",
@@ -2247,6 +2413,72 @@ d = {
                 "brookside_mlops/fingerprints.py",
             ),
         },
+        "brookside_mlops.fresh_data": {
+            "brookside_mlops.fresh_data._as_typed": (
+                "parts/fresh_data.html#_as_typed",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._files": (
+                "parts/fresh_data.html#_files",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._keys_of": (
+                "parts/fresh_data.html#_keys_of",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._labels_of": (
+                "parts/fresh_data.html#_labels_of",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._once": (
+                "parts/fresh_data.html#_once",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._types": (
+                "parts/fresh_data.html#_types",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._unique_keys": (
+                "parts/fresh_data.html#_unique_keys",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.add_labels": (
+                "parts/fresh_data.html#add_labels",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.endpoint_state": (
+                "parts/fresh_data.html#endpoint_state",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.fresh_data": (
+                "parts/fresh_data.html#fresh_data",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.logged_rows": (
+                "parts/fresh_data.html#logged_rows",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.places_of": (
+                "parts/fresh_data.html#places_of",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.read_samples": (
+                "parts/fresh_data.html#read_samples",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.serving_bundle": (
+                "parts/fresh_data.html#serving_bundle",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.serving_info": (
+                "parts/fresh_data.html#serving_info",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.write_fresh_data": (
+                "parts/fresh_data.html#write_fresh_data",
+                "brookside_mlops/fresh_data.py",
+            ),
+        },
         "brookside_mlops.gates": {
             "brookside_mlops.gates._baseline": ("parts/gates.html#_baseline", "brookside_mlops/gates.py"),
             "brookside_mlops.gates._threshold": ("parts/gates.html#_threshold", "brookside_mlops/gates.py"),
@@ -2506,6 +2738,59 @@ d = {
             "brookside_mlops.kinds.kind_of": ("parts/kinds.html#kind_of", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.plain": ("parts/kinds.html#plain", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.plain_type": ("parts/kinds.html#plain_type", "brookside_mlops/kinds.py"),
+        },
+        "brookside_mlops.labels": {
+            "brookside_mlops.labels.Added": ("parts/labels.html#added", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.Added.sentence": (
+                "parts/labels.html#added.sentence",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.Label": ("parts/labels.html#label", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.LabelStore": (
+                "parts/labels.html#labelstore",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore.__init__": (
+                "parts/labels.html#labelstore.__init__",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore._open": (
+                "parts/labels.html#labelstore._open",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore.add": (
+                "parts/labels.html#labelstore.add",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore.current": (
+                "parts/labels.html#labelstore.current",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore.history": (
+                "parts/labels.html#labelstore.history",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelTable": (
+                "parts/labels.html#labeltable",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.Matched": ("parts/labels.html#matched", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.Places": ("parts/labels.html#places", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels._one_of": ("parts/labels.html#_one_of", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels._place": ("parts/labels.html#_place", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.label_text": (
+                "parts/labels.html#label_text",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.match": ("parts/labels.html#match", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.read_labels": (
+                "parts/labels.html#read_labels",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.refuse_unmatched": (
+                "parts/labels.html#refuse_unmatched",
+                "brookside_mlops/labels.py",
+            ),
         },
         "brookside_mlops.leakage": {
             "brookside_mlops.leakage.single_column_power": (
@@ -3037,6 +3322,52 @@ d = {
             ),
             "brookside_mlops.portfolio.whole": ("parts/portfolio.html#whole", "brookside_mlops/portfolio.py"),
         },
+        "brookside_mlops.prediction_drift": {
+            "brookside_mlops.prediction_drift.answer_columns": (
+                "parts/prediction_drift.html#answer_columns",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.answers_of": (
+                "parts/prediction_drift.html#answers_of",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.answers_profile": (
+                "parts/prediction_drift.html#answers_profile",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.headline": (
+                "parts/prediction_drift.html#headline",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.inputs_of": (
+                "parts/prediction_drift.html#inputs_of",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.missing_columns": (
+                "parts/prediction_drift.html#missing_columns",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.prediction_drift": (
+                "parts/prediction_drift.html#prediction_drift",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.shares_of": (
+                "parts/prediction_drift.html#shares_of",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.target_drift": (
+                "parts/prediction_drift.html#target_drift",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.target_values": (
+                "parts/prediction_drift.html#target_values",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.watched": (
+                "parts/prediction_drift.html#watched",
+                "brookside_mlops/prediction_drift.py",
+            ),
+        },
         "brookside_mlops.profiles": {
             "brookside_mlops.profiles.FeatureProfile": (
                 "parts/profiles.html#featureprofile",
@@ -3127,6 +3458,36 @@ d = {
             "brookside_mlops.readiness.need_ready": (
                 "parts/readiness.html#need_ready",
                 "brookside_mlops/readiness.py",
+            ),
+        },
+        "brookside_mlops.reference": {
+            "brookside_mlops.reference.Columns": (
+                "parts/reference.html#columns",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.Reference": (
+                "parts/reference.html#reference",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.drawn_rows": (
+                "parts/reference.html#drawn_rows",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.read_reference": (
+                "parts/reference.html#read_reference",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.reference_of": (
+                "parts/reference.html#reference_of",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.reference_rows": (
+                "parts/reference.html#reference_rows",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.write_reference": (
+                "parts/reference.html#write_reference",
+                "brookside_mlops/reference.py",
             ),
         },
         "brookside_mlops.registry": {
