@@ -53,7 +53,9 @@ def version_of(name: str, seed: int) -> Version:
     features = features_of(name, frame)
     model = fit(TrainingData(features, train, valid), Recipe(), Machine(seed=seed)).model
     task, target = CASES[name]
-    case = UseCase(name=name, task=task, target=target, positive=features.positive, log_target=features.log_target)
+    case = UseCase(
+        name=name, task=task, target=target, positive=features.positive, log_target=features.log_target
+    )
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder), model, case, test.head(2))
         bundle = Bundle.open(Path(folder))
@@ -103,9 +105,14 @@ def main() -> None:
                 f"{when:6} the shift: estimate - real: mean {found_errors.mean():+.4f}, "
                 f"mean absolute {np.abs(found_errors).mean():.4f}, largest {np.abs(found_errors).max():.4f}; real within the "
                 f"interval of 95 %: {inside[when] / total:.0%}; alarms "
-                + (", ".join(f"{said} {count}" for said, count in alarms[when].most_common() if count) or "none")
+                + (
+                    ", ".join(f"{said} {count}" for said, count in alarms[when].most_common() if count)
+                    or "none"
+                )
             )
-        print(f"after  the shift: accepted - real, with no estimate: mean absolute {np.abs(np.array(unmoved)).mean():.4f}")
+        print(
+            f"after  the shift: accepted - real, with no estimate: mean absolute {np.abs(np.array(unmoved)).mean():.4f}"
+        )
 
 
 if __name__ == "__main__":

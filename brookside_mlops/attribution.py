@@ -102,7 +102,7 @@ def put_back(
         emptied = generator.choice(np.flatnonzero(present), min(-surplus, int(present.sum())), replace=False)
         found[emptied] = None
     if before.kind == "boolean":
-        found = np.array([{"true": True, "false": False}.get(one, None) for one in found], dtype=object)
+        found = np.array([{"true": True, "false": False}.get(one) for one in found], dtype=object)
     return pd.Series(found, index=values.index, name=values.name)
 
 

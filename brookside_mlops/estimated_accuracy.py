@@ -142,7 +142,7 @@ def _classes(info: BundleInfo, answers: pd.DataFrame, actual: NDArray[Any]) -> d
 
 
 def event_chances(info: BundleInfo, answers: pd.DataFrame) -> Floats:
-    """Return the probability [rows] of what is calibrated: of the positive class where there are two, else of the class that was answered."""
+    """Return the probability [rows] of what is calibrated: of the positive one of two classes, else of the class that was answered."""
     sure = answers["probability"].to_numpy(dtype=np.float64)
     if not _two_classes(info):
         return sure

@@ -33,7 +33,9 @@ def column_of(kind: str, rows: int, seed: int, shift: float) -> pd.Series:
         values = pd.Series(generator.random(rows) < 0.3 + abs(shift) / 5, name="x", dtype=object)
     else:
         chances = np.array([4.0, 2, 1, abs(shift)])
-        values = pd.Series(generator.choice(list("abcd"), rows, p=chances / chances.sum()), name="x", dtype=object)
+        values = pd.Series(
+            generator.choice(list("abcd"), rows, p=chances / chances.sum()), name="x", dtype=object
+        )
     return values.mask(gaps, None)
 
 
@@ -76,7 +78,11 @@ def test_order_is_kept_and_what_never_was_is_replaced() -> None:
 def test_effects_agree_with_shap_on_the_portfolio(trained: Callable[[str], Run]) -> None:
     run = trained("cost")
     folder = run.folder / "bundle"
-    bundle, reference, model = Bundle.open(folder), read_reference(folder), load_model(run.path("model.skops"))
+    bundle, reference, model = (
+        Bundle.open(folder),
+        read_reference(folder),
+        load_model(run.path("model.skops")),
+    )
     assert reference is not None
     frame = portfolio(8_000, seed=21)
     late = frame["submitted_at"] >= "2025-10-01"

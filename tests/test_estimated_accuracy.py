@@ -58,7 +58,9 @@ def test_recalibration_is_a_logistic_regression_on_the_log_odds(
     found = recalibration(said_so, true)
     assert (found.intercept, found.slope) == pytest.approx(tuple(peer.params), abs=0.01)
     covariance = peer.cov_params()
-    assert found.covariance == pytest.approx((covariance[0, 0], covariance[0, 1], covariance[1, 1]), rel=0.05, abs=1e-4)
+    assert found.covariance == pytest.approx(
+        (covariance[0, 0], covariance[0, 1], covariance[1, 1]), rel=0.05, abs=1e-4
+    )
 
 
 def test_all_right_or_all_wrong_stays_finite() -> None:
@@ -145,7 +147,9 @@ def test_estimate_tracks_the_labels_of_the_months_that_moved(trained: Callable[[
         frame = portfolio(8_000, seed=seed)
         late = frame[frame["submitted_at"] >= "2025-10-01"]
         answers = answers_of(bundle, late)
-        guess, real = estimated(bundle.info, answers, reference.held_out), measured(bundle.info, answers, late["viable"])
+        guess, real = estimated(bundle.info, answers, reference.held_out), measured(
+            bundle.info, answers, late["viable"]
+        )
         for name in ("accuracy", "precision", "recall", "f1"):
             assert guess[name].low - 0.005 <= real[name].value <= guess[name].high + 0.005, (seed, name)
         assert abs(guess["accuracy"].value - real["accuracy"].value) < 0.03

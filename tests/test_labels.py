@@ -65,7 +65,9 @@ def csv(place: Path, *lines: str) -> Path:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.sampled_from(["yes", "no"])), max_size=5),
+        st.lists(
+            st.tuples(st.sampled_from("ab"), st.integers(0, 1), st.sampled_from(["yes", "no"])), max_size=5
+        ),
         max_size=6,
     )
 )
@@ -136,11 +138,16 @@ def test_labels_join_by_request_and_row_or_by_key(tmp_path: Path) -> None:
     assert found == {"007:0": 1.5, "007:1": 2.5, "1e5:0": 7.0, "i8": 9.0, "i9": 10.0}
     rows = logged_rows(tmp_path, NAME)
     assert len(rows) == 6 and rows["label"].null_count == 1
-    assert [value for value, _, _ in LabelStore(tmp_path / "endpoints" / NAME).history("1e5")] == ["6.0", "7.0"]
+    assert [value for value, _, _ in LabelStore(tmp_path / "endpoints" / NAME).history("1e5")] == [
+        "6.0",
+        "7.0",
+    ]
 
 
 def test_what_has_no_row_is_refused_with_counts_and_nothing_is_added(tmp_path: Path) -> None:
-    state = endpoint_with(tmp_path, [asked("a", 1), asked("b", 2), asked("b", 3), asked("c", 4), asked("c", 4)])
+    state = endpoint_with(
+        tmp_path, [asked("a", 1), asked("b", 2), asked("b", 3), asked("c", 4), asked("c", 4)]
+    )
     lines = ("request,row,cost", "a,0,2", "z,0,1", "z,1,1", "b,0,5", "c,0,n.a.", "a,7,1", "a,0,3", "c,0,")
     with pytest.raises(InputError) as refused:
         add_labels(tmp_path, NAME, csv(tmp_path, *lines))
@@ -176,7 +183,9 @@ def test_an_index_that_counts_rows_is_no_key(tmp_path: Path) -> None:
 
 def test_tables_that_name_no_rows_or_no_labels_are_refused(tmp_path: Path) -> None:
     endpoint_with(tmp_path, [asked("a", 1)])
-    with pytest.raises(InputError, match="no column with the id of a request, or a key: request or request_id"):
+    with pytest.raises(
+        InputError, match="no column with the id of a request, or a key: request or request_id"
+    ):
         add_labels(tmp_path, NAME, csv(tmp_path, "id,cost", "a,1"))
     with pytest.raises(InputError, match="no column with labels: cost or label would be right"):
         add_labels(tmp_path, NAME, csv(tmp_path, "request,price", "a,1"))
@@ -205,7 +214,9 @@ def test_samples_from_before_ids_have_rows_and_no_labels(tmp_path: Path) -> None
     assert not len(fresh_data(tmp_path, NAME))
 
 
-def test_version_from_before_profiles_takes_labels_and_says_why_there_is_no_fresh_data(tmp_path: Path) -> None:
+def test_version_from_before_profiles_takes_labels_and_says_why_there_is_no_fresh_data(
+    tmp_path: Path,
+) -> None:
     endpoint_with(tmp_path, [asked("a", 1)], reference=False)
     assert add_labels(tmp_path, NAME, csv(tmp_path, "request,label", "a,2")).new == 1
     with pytest.raises(InputError, match="names no target: register and deploy it again"):
@@ -237,7 +248,13 @@ def test_command_adds_exports_and_explains(tmp_path: Path, monkeypatch: pytest.M
         f"{NAME}: 2 new labels, 0 corrected, 0 there already\n",
     )
     code, output = call("add", "labels.csv", "--usecase", "cost", "--json")
-    assert code == 0 and json.loads(output) == {"endpoint": NAME, "new": 0, "corrected": 0, "same": 2, "skipped": {}}
+    assert code == 0 and json.loads(output) == {
+        "endpoint": NAME,
+        "new": 0,
+        "corrected": 0,
+        "same": 2,
+        "skipped": {},
+    }
     code, output = call("export", "fresh.parquet", "--endpoint", NAME)
     assert code == 0 and len(pq.read_table(tmp_path / "fresh.parquet")) == 2
     assert call("add", "labels.csv")[0] == 2 and call("add", "labels.csv", "--endpoint", "x-dev")[0] == 2

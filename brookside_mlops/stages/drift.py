@@ -9,6 +9,7 @@ __all__ = [
     "version_of",
     "requests_of",
     "tables_of",
+    "Where",
     "source_of",
     "DriftResult",
     "report_checks",
@@ -21,6 +22,7 @@ __all__ = [
 # %% ../../nbs/stages/08_drift.ipynb #fccefeca
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypedDict, Unpack
 
 import pandas as pd
 
@@ -57,9 +59,8 @@ def version_of(run: Run) -> Version | None:
     """Return the registered version of a run, opened; None for a run from before versions had a profile."""
     if "bundle/profile.json" not in run.record.artifacts:
         return None
-    return Version.open(
-        [run.path(f"bundle/{name}") for name in ("bundle.json", "model.onnx", "profile.json")][0].parent
-    )
+    paths = [run.path(f"bundle/{name}") for name in ("bundle.json", "model.onnx", "profile.json")]
+    return Version.open(paths[0].parent)
 
 
 def requests_of(run: Run, endpoint: str, days: float) -> Source:
@@ -105,17 +106,26 @@ def tables_of(run: Run, reference: str, current: str) -> Source:
     )
 
 
-def source_of(
-    run: Run, *, reference: str = "", current: str = "", endpoint: str = "", days: float = 7.0
-) -> Source:
+class Where(TypedDict, total=False):
+    """Where rows are from, as the parameters of this notebook have it."""
+
+    reference: str
+    current: str
+    endpoint: str
+    days: float
+
+
+def source_of(run: Run, **where: Unpack[Where]) -> Source:
     """Return what is compared. Raises InputError for an endpoint beside a table, and for what cannot be read."""
+    reference, current = where.get("reference", ""), where.get("current", "")
+    endpoint = where.get("endpoint", "")
     if not endpoint:
         return tables_of(run, reference, current)
     if reference or current:
         raise InputError(
             f"endpoint={endpoint} with a table: the new rows are a table, or the requests of an endpoint"
         )
-    return requests_of(run, endpoint, days)
+    return requests_of(run, endpoint, where.get("days", 7.0))
 
 
 # %% ../../nbs/stages/08_drift.ipynb #8c7aae79
@@ -176,18 +186,9 @@ def inspected(source: Source, report: DriftReport, limits: Thresholds) -> Versio
     return found.model_copy(update=known | {"notes": (ACCEPTED,)})
 
 
-def drift(
-    run: Run,
-    *,
-    reference: str = "",
-    current: str = "",
-    endpoint: str = "",
-    days: float = 7.0,
-    stop_when_critical: bool = False,
-) -> DriftResult:
+def drift(run: Run, *, stop_when_critical: bool = False, **where: Unpack[Where]) -> DriftResult:
     """Compare new rows with those that a version learnt from, over the features it takes, and say what follows."""
-    source = source_of(run, reference=reference, current=current, endpoint=endpoint, days=days)
-    return drift_of(run, source, stop_when_critical)
+    return drift_of(run, source_of(run, **where), stop_when_critical)
 
 
 def drift_of(run: Run, source: Source, stop_when_critical: bool = False) -> DriftResult:
