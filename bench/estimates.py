@@ -1,7 +1,7 @@
 """Measure what is said of rows without labels: `python bench/estimates.py [--models 5] [--windows 20] [--rows 1000]`.
 
-Models of the generated portfolio, accepted before its shift, are shown windows of rows that they have never seen: from before the shift, where
-nothing may alarm, and from after it, where the labels say how good the estimate was. Every window is drawn with a seed of its own.
+Models of the generated portfolio, accepted before its shift, are shown windows of rows that they have never seen: from before the shift,
+where nothing may alarm, and from after it, where the labels say how good the estimate was. Every window has a seed of its own.
 """
 
 from __future__ import annotations

@@ -7,22 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, precision_score, recall_score
 
 from brookside_mlops.bundle import Bundle, BundleInfo
-from brookside_mlops.estimated_accuracy import (
-    HeldOut,
-    Recalibration,
-    chances_of,
-    estimated,
-    held_out,
-    log_odds,
-    measured,
-    recalibration,
-)
+from brookside_mlops.estimated_accuracy import HeldOut, confidence_bins, estimated, held_out, measured
 from brookside_mlops.portfolio import portfolio
 from brookside_mlops.prediction_drift import answer_columns, answers_of
 from brookside_mlops.reference import read_reference
@@ -46,27 +37,17 @@ def said(chances: np.ndarray) -> pd.DataFrame:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.floats(-1, 1), st.floats(0.4, 1.5), st.integers(300, 2_000))
-def test_recalibration_is_a_logistic_regression_on_the_log_odds(
-    seed: int, intercept: float, slope: float, rows: int
-) -> None:
+@given(st.integers(0, 10_000), st.integers(1, 2_000))
+def test_bins_are_those_of_scikit_learn_and_lose_no_row(seed: int, rows: int) -> None:
     generator = np.random.default_rng(seed)
-    said_so = generator.uniform(0.05, 0.95, rows)
-    true = generator.random(rows) < chances_of(said_so, intercept, slope)
-    design = sm.add_constant(log_odds(said_so))
-    peer = sm.GLM(true.astype(float), design, family=sm.families.Binomial()).fit()
-    found = recalibration(said_so, true)
-    assert (found.intercept, found.slope) == pytest.approx(tuple(peer.params), abs=0.01)
-    covariance = peer.cov_params()
-    assert found.covariance == pytest.approx(
-        (covariance[0, 0], covariance[0, 1], covariance[1, 1]), rel=0.05, abs=1e-4
-    )
-
-
-def test_all_right_or_all_wrong_stays_finite() -> None:
-    for right in (np.ones(50, bool), np.zeros(50, bool)):
-        found = recalibration(np.full(50, 0.9), right)
-        assert np.isfinite([found.intercept, found.slope, *found.covariance]).all()
+    sure = generator.uniform(0.5, 1, rows)
+    right = generator.random(rows) < sure
+    found = confidence_bins(sure, right)
+    assert sum(one.rows for one in found) == rows and sum(one.right for one in found) == right.sum()
+    if rows >= 300:
+        shares, said = calibration_curve(right, sure, n_bins=10, strategy="quantile")
+        assert [one.right / one.rows for one in found] == pytest.approx(shares.tolist(), abs=0.04)
+        assert [one.said for one in found] == pytest.approx(said.tolist(), abs=0.01)
 
 
 def test_measured_metrics_are_those_of_scikit_learn() -> None:
@@ -90,31 +71,55 @@ def test_interval_holds_the_real_accuracy_as_often_as_it_says() -> None:
         generator = np.random.default_rng(seed)
         chances = generator.beta(2, 2, 1_000)
         true = np.where(generator.random(1_000) < chances, "yes", "no")
-        fitted = recalibration(chances[:600], true[:600] == "yes")
-        known = HeldOut(rows=600, metrics={}, calibration=fitted)
+        first = said(chances[:600])
+        right, sure = first["class"].to_numpy() == true[:600], first["probability"].to_numpy()
+        bins = []
+        for name in BINARY.classes:
+            chosen = (first["class"] == name).to_numpy()
+            bins += confidence_bins(sure[chosen], right[chosen], name)
+        known = HeldOut(rows=600, metrics={}, calibration=tuple(bins))
         guess = estimated(BINARY, said(chances[600:]), known)["accuracy"]
         real = float((said(chances[600:])["class"].to_numpy() == true[600:]).mean())
         inside += guess.low <= real <= guess.high
     assert 0.90 <= inside / 120 <= 0.99
 
 
-def test_estimate_is_the_mean_probability_of_what_was_answered() -> None:
+def test_estimate_of_the_held_out_rows_is_what_was_measured_on_them() -> None:
+    generator = np.random.default_rng(0)
+    chances = generator.random(6_000)
+    flipped = generator.random(6_000) < 0.05  # a noise that no confidence removes
+    true = pd.Series(np.where((generator.random(6_000) < chances) ^ flipped, "yes", "no"))
+    known = held_out(BINARY, said(chances), true)
+    assert known is not None
+    for name, one in estimated(BINARY, said(chances), known).items():
+        assert one.value == pytest.approx(known.metrics[name].value, abs=0.004), name
+
+
+def test_without_held_out_rows_of_a_class_its_confidence_is_all_there_is() -> None:
     chances = np.random.default_rng(0).random(20_000)
-    sure = HeldOut(rows=1, metrics={}, calibration=Recalibration())
-    found = estimated(BINARY, said(chances), sure)
-    assert found["accuracy"].value == pytest.approx(np.maximum(chances, 1 - chances).mean(), abs=0.001)
-    yes = chances > 0.5
-    assert found["precision"].value == pytest.approx(chances[yes].mean(), abs=0.002)
-    assert found["recall"].value == pytest.approx(chances[yes].sum() / chances.sum(), abs=0.002)
+    found = estimated(BINARY, said(chances), HeldOut(rows=0, metrics={}))
+    assert found["accuracy"].value == pytest.approx(np.maximum(chances, 1 - chances).mean(), abs=0.02)
+    assert found["accuracy"].high - found["accuracy"].low > 0.3, "two rows' worth of evidence are not much"
 
 
 def test_probabilities_that_were_too_sure_on_held_out_rows_are_believed_less() -> None:
     generator = np.random.default_rng(0)
     proud = generator.uniform(0.8, 0.99, 3_000)
-    true = np.where(generator.random(3_000) < chances_of(proud, -1.0, 1.0), "yes", "no")
+    true = np.where(generator.random(3_000) < proud - 0.2, "yes", "no")
     known = held_out(BINARY, said(proud), pd.Series(true))
     found = estimated(BINARY, said(proud[:1_000]), known)["accuracy"]
     assert found.value == pytest.approx((true == "yes").mean(), abs=0.02) and found.high < proud.mean()
+
+
+def test_harder_rows_lower_the_estimate_as_far_as_they_are_harder() -> None:
+    generator = np.random.default_rng(0)
+    chances = generator.beta(0.5, 0.5, 4_000)
+    true = np.where(generator.random(4_000) < chances, "yes", "no")
+    known = held_out(BINARY, said(chances), pd.Series(true))
+    hard = generator.uniform(0.3, 0.7, 3_000)
+    found = estimated(BINARY, said(hard), known)["accuracy"]
+    assert found.low <= np.maximum(hard, 1 - hard).mean() <= found.high
+    assert known is not None and found.high < known.metrics["accuracy"].low
 
 
 def test_expected_errors_of_a_regression_are_those_of_its_tenths() -> None:
