@@ -196,7 +196,8 @@ def test_harder_rows_lower_the_estimate(trained: Trained) -> None:
     real = inspect(version, hard).real["accuracy"].value
     check = accuracy_check("accuracy", found, stop=True)
     assert check is not None and check.verdict == "warning" and "labels add" in check.next_step
-    assert found.expected["accuracy"].value == pytest.approx(real, abs=0.05)
+    low, high = found.expected["accuracy"].low, found.expected["accuracy"].high
+    assert low - 0.02 <= real <= high + 0.02, "450 held-out rows leave much open, and the interval says so"
 
 
 @pytest.mark.parametrize(
