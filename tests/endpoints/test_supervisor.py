@@ -86,7 +86,7 @@ def test_answer_that_nobody_asked_for_is_nonsense() -> None:
 def test_abandoned_request_does_not_shift_the_answers() -> None:
     async def work() -> bytes:
         channel, _ = connected()
-        first, second = channel.ask(b"a", False), channel.ask(b"b", False)
+        first, second = channel.ask(b"a", b""), channel.ask(b"b", b"")
         first.cancel()
         channel.data_received(Reply(200, b"for a").pack() + Reply(200, b"for b").pack())
         return second.result().body
