@@ -57,6 +57,60 @@ d = {
                 "brookside_mlops/alert_rules.py",
             ),
         },
+        "brookside_mlops.attribution": {
+            "brookside_mlops.attribution.Attribution": (
+                "parts/attribution.html#attribution",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.Attribution.sentence": (
+                "parts/attribution.html#attribution.sentence",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.FeatureEffect": (
+                "parts/attribution.html#featureeffect",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._did": (
+                "parts/attribution.html#_did",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._difference": (
+                "parts/attribution.html#_difference",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._drawn": (
+                "parts/attribution.html#_drawn",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._levels_back": (
+                "parts/attribution.html#_levels_back",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._ranks": (
+                "parts/attribution.html#_ranks",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._unit": (
+                "parts/attribution.html#_unit",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution._word": (
+                "parts/attribution.html#_word",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.attribute": (
+                "parts/attribution.html#attribute",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.put_back": (
+                "parts/attribution.html#put_back",
+                "brookside_mlops/attribution.py",
+            ),
+            "brookside_mlops.attribution.quantile": (
+                "parts/attribution.html#quantile",
+                "brookside_mlops/attribution.py",
+            ),
+        },
         "brookside_mlops.audit": {
             "brookside_mlops.audit.AuditLog": ("parts/audit.html#auditlog", "brookside_mlops/audit.py"),
             "brookside_mlops.audit.AuditLog.__init__": (
@@ -404,6 +458,10 @@ d = {
                 "parts/cli_data.html#_drift_of_tables",
                 "brookside_mlops/cli_data.py",
             ),
+            "brookside_mlops.cli_data._run_of": (
+                "parts/cli_data.html#_run_of",
+                "brookside_mlops/cli_data.py",
+            ),
             "brookside_mlops.cli_data.drift_command": (
                 "parts/cli_data.html#drift_command",
                 "brookside_mlops/cli_data.py",
@@ -449,6 +507,20 @@ d = {
             "brookside_mlops.cli_endpoint.tell": (
                 "parts/cli_endpoint.html#tell",
                 "brookside_mlops/cli_endpoint.py",
+            ),
+        },
+        "brookside_mlops.cli_labels": {
+            "brookside_mlops.cli_labels.chosen_endpoint": (
+                "parts/cli_labels.html#chosen_endpoint",
+                "brookside_mlops/cli_labels.py",
+            ),
+            "brookside_mlops.cli_labels.labels_add": (
+                "parts/cli_labels.html#labels_add",
+                "brookside_mlops/cli_labels.py",
+            ),
+            "brookside_mlops.cli_labels.labels_export": (
+                "parts/cli_labels.html#labels_export",
+                "brookside_mlops/cli_labels.py",
             ),
         },
         "brookside_mlops.cli_notify": {
@@ -1321,6 +1393,44 @@ d = {
                 "brookside_mlops/datasets.py",
             ),
         },
+        "brookside_mlops.domain_classifier": {
+            "brookside_mlops.domain_classifier.DomainDrift": (
+                "parts/domain_classifier.html#domaindrift",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.DomainDrift.sentence": (
+                "parts/domain_classifier.html#domaindrift.sentence",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.DomainLimits": (
+                "parts/domain_classifier.html#domainlimits",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier._drawn": (
+                "parts/domain_classifier.html#_drawn",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier._matrix": (
+                "parts/domain_classifier.html#_matrix",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier._scores": (
+                "parts/domain_classifier.html#_scores",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.delong": (
+                "parts/domain_classifier.html#delong",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.domain_drift": (
+                "parts/domain_classifier.html#domain_drift",
+                "brookside_mlops/domain_classifier.py",
+            ),
+            "brookside_mlops.domain_classifier.interval_of": (
+                "parts/domain_classifier.html#interval_of",
+                "brookside_mlops/domain_classifier.py",
+            ),
+        },
         "brookside_mlops.drift": {
             "brookside_mlops.drift.DriftReport": ("parts/drift.html#driftreport", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.DriftReport._repr_html_": (
@@ -1375,6 +1485,32 @@ d = {
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
+        },
+        "brookside_mlops.drift_plots": {
+            "brookside_mlops.drift_plots._draw_levels": (
+                "parts/drift_plots.html#_draw_levels",
+                "brookside_mlops/drift_plots.py",
+            ),
+            "brookside_mlops.drift_plots._draw_numbers": (
+                "parts/drift_plots.html#_draw_numbers",
+                "brookside_mlops/drift_plots.py",
+            ),
+            "brookside_mlops.drift_plots._through": (
+                "parts/drift_plots.html#_through",
+                "brookside_mlops/drift_plots.py",
+            ),
+            "brookside_mlops.drift_plots.accuracy_picture": (
+                "parts/drift_plots.html#accuracy_picture",
+                "brookside_mlops/drift_plots.py",
+            ),
+            "brookside_mlops.drift_plots.distribution_picture": (
+                "parts/drift_plots.html#distribution_picture",
+                "brookside_mlops/drift_plots.py",
+            ),
+            "brookside_mlops.drift_plots.effect_picture": (
+                "parts/drift_plots.html#effect_picture",
+                "brookside_mlops/drift_plots.py",
+            ),
         },
         "brookside_mlops.due": {
             "brookside_mlops.due.Due": ("parts/due.html#due", "brookside_mlops/due.py"),
@@ -1917,6 +2053,10 @@ d = {
             ),
         },
         "brookside_mlops.endpoints.samples": {
+            "brookside_mlops.endpoints.samples.Kept": (
+                "parts/samples.html#kept",
+                "brookside_mlops/endpoints/samples.py",
+            ),
             "brookside_mlops.endpoints.samples.Sampler": (
                 "parts/samples.html#sampler",
                 "brookside_mlops/endpoints/samples.py",
@@ -1943,6 +2083,10 @@ d = {
             ),
             "brookside_mlops.endpoints.samples.Sampler.add": (
                 "parts/samples.html#sampler.add",
+                "brookside_mlops/endpoints/samples.py",
+            ),
+            "brookside_mlops.endpoints.samples.row_keys": (
+                "parts/samples.html#row_keys",
                 "brookside_mlops/endpoints/samples.py",
             ),
             "brookside_mlops.endpoints.samples.sample_table": (
@@ -2337,6 +2481,76 @@ d = {
             ),
             "brookside_mlops.errors.Waits": ("parts/errors.html#waits", "brookside_mlops/errors.py"),
         },
+        "brookside_mlops.estimated_accuracy": {
+            "brookside_mlops.estimated_accuracy.ConfidenceBin": (
+                "parts/estimated_accuracy.html#confidencebin",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.ErrorBin": (
+                "parts/estimated_accuracy.html#errorbin",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.HeldOut": (
+                "parts/estimated_accuracy.html#heldout",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._bins": (
+                "parts/estimated_accuracy.html#_bins",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._calibrated_apart": (
+                "parts/estimated_accuracy.html#_calibrated_apart",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._classes": (
+                "parts/estimated_accuracy.html#_classes",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._drawn_right": (
+                "parts/estimated_accuracy.html#_drawn_right",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._relative": (
+                "parts/estimated_accuracy.html#_relative",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy._two_classes": (
+                "parts/estimated_accuracy.html#_two_classes",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.confidence_bins": (
+                "parts/estimated_accuracy.html#confidence_bins",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.cuts_of": (
+                "parts/estimated_accuracy.html#cuts_of",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.errors_of": (
+                "parts/estimated_accuracy.html#errors_of",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.estimated": (
+                "parts/estimated_accuracy.html#estimated",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.estimated_classes": (
+                "parts/estimated_accuracy.html#estimated_classes",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.estimated_errors": (
+                "parts/estimated_accuracy.html#estimated_errors",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.held_out": (
+                "parts/estimated_accuracy.html#held_out",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+            "brookside_mlops.estimated_accuracy.measured": (
+                "parts/estimated_accuracy.html#measured",
+                "brookside_mlops/estimated_accuracy.py",
+            ),
+        },
         "brookside_mlops.evaluation_plots": {
             "brookside_mlops.evaluation_plots._one_class": (
                 "parts/evaluation_plots.html#_one_class",
@@ -2598,6 +2812,76 @@ d = {
             "brookside_mlops.fingerprints.stage_notebook": (
                 "parts/fingerprints.html#stage_notebook",
                 "brookside_mlops/fingerprints.py",
+            ),
+        },
+        "brookside_mlops.fresh_data": {
+            "brookside_mlops.fresh_data._as_typed": (
+                "parts/fresh_data.html#_as_typed",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._files": (
+                "parts/fresh_data.html#_files",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._keys_of": (
+                "parts/fresh_data.html#_keys_of",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._labels_of": (
+                "parts/fresh_data.html#_labels_of",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._once": (
+                "parts/fresh_data.html#_once",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._rows_of": (
+                "parts/fresh_data.html#_rows_of",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._types": (
+                "parts/fresh_data.html#_types",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data._unique_keys": (
+                "parts/fresh_data.html#_unique_keys",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.add_labels": (
+                "parts/fresh_data.html#add_labels",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.endpoint_state": (
+                "parts/fresh_data.html#endpoint_state",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.fresh_data": (
+                "parts/fresh_data.html#fresh_data",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.logged_rows": (
+                "parts/fresh_data.html#logged_rows",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.places_of": (
+                "parts/fresh_data.html#places_of",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.read_samples": (
+                "parts/fresh_data.html#read_samples",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.serving_bundle": (
+                "parts/fresh_data.html#serving_bundle",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.serving_info": (
+                "parts/fresh_data.html#serving_info",
+                "brookside_mlops/fresh_data.py",
+            ),
+            "brookside_mlops.fresh_data.write_fresh_data": (
+                "parts/fresh_data.html#write_fresh_data",
+                "brookside_mlops/fresh_data.py",
             ),
         },
         "brookside_mlops.gates": {
@@ -2885,6 +3169,59 @@ d = {
             "brookside_mlops.kinds.kind_of": ("parts/kinds.html#kind_of", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.plain": ("parts/kinds.html#plain", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds.plain_type": ("parts/kinds.html#plain_type", "brookside_mlops/kinds.py"),
+        },
+        "brookside_mlops.labels": {
+            "brookside_mlops.labels.Added": ("parts/labels.html#added", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.Added.sentence": (
+                "parts/labels.html#added.sentence",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.Label": ("parts/labels.html#label", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.LabelStore": (
+                "parts/labels.html#labelstore",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore.__init__": (
+                "parts/labels.html#labelstore.__init__",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore._open": (
+                "parts/labels.html#labelstore._open",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore.add": (
+                "parts/labels.html#labelstore.add",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore.current": (
+                "parts/labels.html#labelstore.current",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelStore.history": (
+                "parts/labels.html#labelstore.history",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.LabelTable": (
+                "parts/labels.html#labeltable",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.Matched": ("parts/labels.html#matched", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.Places": ("parts/labels.html#places", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels._one_of": ("parts/labels.html#_one_of", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels._place": ("parts/labels.html#_place", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.label_text": (
+                "parts/labels.html#label_text",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.match": ("parts/labels.html#match", "brookside_mlops/labels.py"),
+            "brookside_mlops.labels.read_labels": (
+                "parts/labels.html#read_labels",
+                "brookside_mlops/labels.py",
+            ),
+            "brookside_mlops.labels.refuse_unmatched": (
+                "parts/labels.html#refuse_unmatched",
+                "brookside_mlops/labels.py",
+            ),
         },
         "brookside_mlops.leakage": {
             "brookside_mlops.leakage.single_column_power": (
@@ -3761,6 +4098,56 @@ d = {
             ),
             "brookside_mlops.portfolio.whole": ("parts/portfolio.html#whole", "brookside_mlops/portfolio.py"),
         },
+        "brookside_mlops.prediction_drift": {
+            "brookside_mlops.prediction_drift.answer_columns": (
+                "parts/prediction_drift.html#answer_columns",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.answers_of": (
+                "parts/prediction_drift.html#answers_of",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.answers_profile": (
+                "parts/prediction_drift.html#answers_profile",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.headline": (
+                "parts/prediction_drift.html#headline",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.inputs_of": (
+                "parts/prediction_drift.html#inputs_of",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.missing_columns": (
+                "parts/prediction_drift.html#missing_columns",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.positive_name": (
+                "parts/prediction_drift.html#positive_name",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.prediction_drift": (
+                "parts/prediction_drift.html#prediction_drift",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.shares_of": (
+                "parts/prediction_drift.html#shares_of",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.target_drift": (
+                "parts/prediction_drift.html#target_drift",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.target_values": (
+                "parts/prediction_drift.html#target_values",
+                "brookside_mlops/prediction_drift.py",
+            ),
+            "brookside_mlops.prediction_drift.watched": (
+                "parts/prediction_drift.html#watched",
+                "brookside_mlops/prediction_drift.py",
+            ),
+        },
         "brookside_mlops.price_file": {
             "brookside_mlops.price_file._place": (
                 "parts/price_file.html#_place",
@@ -3873,6 +4260,36 @@ d = {
             "brookside_mlops.readiness.need_ready": (
                 "parts/readiness.html#need_ready",
                 "brookside_mlops/readiness.py",
+            ),
+        },
+        "brookside_mlops.reference": {
+            "brookside_mlops.reference.Columns": (
+                "parts/reference.html#columns",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.Reference": (
+                "parts/reference.html#reference",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.drawn_rows": (
+                "parts/reference.html#drawn_rows",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.read_reference": (
+                "parts/reference.html#read_reference",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.reference_of": (
+                "parts/reference.html#reference_of",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.reference_rows": (
+                "parts/reference.html#reference_rows",
+                "brookside_mlops/reference.py",
+            ),
+            "brookside_mlops.reference.write_reference": (
+                "parts/reference.html#write_reference",
+                "brookside_mlops/reference.py",
             ),
         },
         "brookside_mlops.registry": {
@@ -5105,8 +5522,24 @@ d = {
                 "stages/drift.html#driftresult",
                 "brookside_mlops/stages/drift.py",
             ),
+            "brookside_mlops.stages.drift.Source": (
+                "stages/drift.html#source",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.Where": (
+                "stages/drift.html#where",
+                "brookside_mlops/stages/drift.py",
+            ),
             "brookside_mlops.stages.drift.drift": (
                 "stages/drift.html#drift",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.drift_of": (
+                "stages/drift.html#drift_of",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.inspected": (
+                "stages/drift.html#inspected",
                 "brookside_mlops/stages/drift.py",
             ),
             "brookside_mlops.stages.drift.psi_picture": (
@@ -5115,6 +5548,22 @@ d = {
             ),
             "brookside_mlops.stages.drift.report_checks": (
                 "stages/drift.html#report_checks",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.requests_of": (
+                "stages/drift.html#requests_of",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.source_of": (
+                "stages/drift.html#source_of",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.tables_of": (
+                "stages/drift.html#tables_of",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.version_of": (
+                "stages/drift.html#version_of",
                 "brookside_mlops/stages/drift.py",
             ),
         },
@@ -5197,6 +5646,10 @@ d = {
         "brookside_mlops.stages.register": {
             "brookside_mlops.stages.register._promoted": (
                 "stages/register.html#_promoted",
+                "brookside_mlops/stages/register.py",
+            ),
+            "brookside_mlops.stages.register.describe_version": (
+                "stages/register.html#describe_version",
                 "brookside_mlops/stages/register.py",
             ),
             "brookside_mlops.stages.register.parity_check": (
@@ -5492,6 +5945,64 @@ d = {
             "brookside_mlops.usecases.UseCase.model_name": (
                 "parts/usecases.html#usecase.model_name",
                 "brookside_mlops/usecases.py",
+            ),
+        },
+        "brookside_mlops.version_drift": {
+            "brookside_mlops.version_drift.Version": (
+                "parts/version_drift.html#version",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.Version.against": (
+                "parts/version_drift.html#version.against",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.Version.open": (
+                "parts/version_drift.html#version.open",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.VersionDrift": (
+                "parts/version_drift.html#versiondrift",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift._domain": (
+                "parts/version_drift.html#_domain",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift._drop": (
+                "parts/version_drift.html#_drop",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift._report_check": (
+                "parts/version_drift.html#_report_check",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift._truth": (
+                "parts/version_drift.html#_truth",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.accuracy_check": (
+                "parts/version_drift.html#accuracy_check",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.consequence_checks": (
+                "parts/version_drift.html#consequence_checks",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.draw_rows": (
+                "parts/version_drift.html#draw_rows",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.inspect": (
+                "parts/version_drift.html#inspect",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.relation_check": (
+                "parts/version_drift.html#relation_check",
+                "brookside_mlops/version_drift.py",
+            ),
+            "brookside_mlops.version_drift.weight_check": (
+                "parts/version_drift.html#weight_check",
+                "brookside_mlops/version_drift.py",
             ),
         },
         "brookside_mlops.yaml_edit": {

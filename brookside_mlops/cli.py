@@ -15,6 +15,7 @@ from .cli_audit import audit_app
 from .cli_care import endpoint_app
 from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
+from .cli_labels import labels_app
 from .cli_notify import notify_command
 from .cli_notion import notion_app
 from brookside_mlops.cli_options import (
@@ -379,6 +380,7 @@ app.command("notify")(notify_command)
 app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.add_typer(contract_app, name="contract")
+app.add_typer(labels_app, name="labels")
 app.add_typer(costs_app, name="costs")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(notion_app, name="notion")

@@ -31,12 +31,22 @@ __all__ = ["contract_app", "drift_command", "infer_command"]
 def drift_command(
     reference: Annotated[Path | None, typer.Option(help="A table to compare with (CSV or Parquet).")] = None,
     current: Annotated[Path | None, typer.Option(help="A table of new rows.")] = None,
+    endpoint: Annotated[str, typer.Option(help="An endpoint whose kept requests are the new rows.")] = "",
+    days: Annotated[float, typer.Option(help="How far back the requests of --endpoint go.")] = 7.0,
     run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     as_json: JsonOption = False,
 ) -> None:
-    """Compare new rows with a reference: two tables, or a run's training rows and a table. Exit 1 when critical."""
+    """Compare new rows with a reference: two tables, a run's training rows and a table, or an endpoint's requests. Exit 1 when critical."""
+    if endpoint:
+        if reference or current:
+            raise InputError(
+                "--endpoint with a table: the new rows are a table, or the requests of an endpoint"
+            )
+        given = [f"endpoint={endpoint}", f"days={days:g}", "stop_when_critical=true"]
+        stage_verb("drift", chosen_run(run) if run else _run_of(endpoint), given, as_json)
+        return
     if reference is None or run is not None:
         names = {"reference": reference, "current": current}
         given = [f"{name}={path.resolve()}" for name, path in names.items() if path]
@@ -50,6 +60,14 @@ def drift_command(
     if current is None:
         raise InputError("--current is missing: the table of new rows to compare with the reference")
     _drift_of_tables(reference, current, as_json)
+
+
+def _run_of(endpoint: str) -> Any:
+    """Return the run that was rolled out to an endpoint last. InputError where there is none."""
+    from brookside_mlops.cli_endpoint import state_of
+    from brookside_mlops.rollout_run import run_of_endpoint
+
+    return run_of_endpoint(state_of(None, endpoint), endpoint)
 
 
 def _drift_of_tables(reference: Path, current: Path, as_json: bool) -> None:

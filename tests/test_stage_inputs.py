@@ -123,5 +123,5 @@ def test_stages_after_a_stage_are_those_that_read_it_also_through_others() -> No
         "smoke_test",
         "drift",
     )
-    assert readers("evaluate") == ("register", "deploy", "smoke_test")
+    assert readers("evaluate") == ("register", "deploy", "smoke_test", "drift")
     assert readers("smoke_test") == ()

@@ -5,38 +5,69 @@
 # %% ../../nbs/parts/samples.ipynb #dd1b99d6
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ..bundle import BundleInfo
 from ..files import replacing
 
 # %% auto #0
-__all__ = ["Kept", "ENOUGH", "OLD", "sample_table", "Sampler"]
+__all__ = ["OURS", "ENOUGH", "OLD", "Kept", "row_keys", "sample_table", "Sampler"]
 
 # %% ../../nbs/parts/samples.ipynb #7d238162
-Kept = tuple[float, Mapping[str, Sequence[Any]], Sequence[Any]]
+OURS = ("request.time", "request.id", "request.row", "request.key")
+
+
+class Kept(NamedTuple):
+    """One request: when (seconds since 1970), its columns and answers, its id, and the body that has the keys of its rows."""
+
+    at: float
+    columns: Mapping[str, Sequence[Any]]
+    answers: Sequence[Any]
+    request: str = ""
+    body: bytes = b""
+
+
+def row_keys(body: bytes, rows: int) -> list[str | None]:
+    """Return the `index` of a body as text, one per row; None for each row where it has none, or one that only counts rows."""
+    none: list[str | None] = [None] * rows
+    if b'"index"' not in body:
+        return none
+    content = json.loads(body)
+    table = content.get("input_data") if isinstance(content, dict) else None
+    index = table.get("index") if isinstance(table, dict) else None
+    if not index or len(index) != rows or index == list(range(rows)):
+        return none
+    return [None if one is None else str(one) for one in index]
 
 
 def sample_table(info: BundleInfo, kept: Sequence[Kept]) -> Any:
-    """Return requests (seconds since 1970, columns, answers) as an Arrow table, a row per predicted row."""
+    """Return requests as an Arrow table, a row per predicted row: time, id, row and key of the request, inputs, answers."""
     import pyarrow as pa
 
     kinds = {"number": pa.float64(), "boolean": pa.bool_(), "category": pa.string()}
-    times = [int(at * 1e6) for at, _, answers in kept for _ in answers]
-    found = {"time": pa.array(times, pa.timestamp("us", tz="UTC"))}
+    times = [int(one.at * 1e6) for one in kept for _ in one.answers]
+    found = {
+        "request.time": pa.array(times, pa.timestamp("us", tz="UTC")),
+        "request.id": pa.array([one.request or None for one in kept for _ in one.answers], pa.string()),
+        "request.row": pa.array([row for one in kept for row in range(len(one.answers))], pa.int32()),
+        "request.key": pa.array(
+            [key for one in kept for key in row_keys(one.body, len(one.answers))], pa.string()
+        ),
+    }
     for column in info.columns:
-        values = [value for _, columns, _ in kept for value in columns[column.name]]
+        values = [value for one in kept for value in one.columns[column.name]]
         if column.kind == "boolean":
             values = [None if value is None else bool(value) for value in values]
         found[column.name] = pa.array(values, kinds[column.kind])
     answers = [
-        answer if isinstance(answer, dict) else {"value": answer} for _, _, all_ in kept for answer in all_
+        answer if isinstance(answer, dict) else {"value": answer} for one in kept for answer in one.answers
     ]
     for name in answers[0] if answers else ():
         found[f"prediction.{name}"] = pa.array([answer[name] for answer in answers])
@@ -73,10 +104,10 @@ class Sampler:
         if self._thread:
             self._thread.join(30)
 
-    def add(self, at: float, columns: Mapping[str, Sequence[Any]], answers: Sequence[Any]) -> None:
+    def add(self, one: Kept) -> None:
         """Keep one request."""
         with self._wake:
-            self.kept.append((at, columns, answers))
+            self.kept.append(one)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="samples", daemon=True)
                 self._thread.start()

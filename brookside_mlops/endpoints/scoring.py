@@ -117,7 +117,8 @@ class Scoring:
             self._admit(headers)
             body = await read_body(headers, receive, self.fleet.limits)
             keep = _PIN not in headers and _REPLAYED not in headers and self.fleet.sampled.take()
-            answered, reply = await self._answer(headers.get(_PIN, b"").decode("latin-1"), body, keep)
+            pinned = headers.get(_PIN, b"").decode("latin-1")
+            answered, reply = await self._answer(pinned, body, number if keep else b"")
         except PayloadError as error:
             reply = Reply(error.status, error.body())
             if error.status in (429, 503):
@@ -140,8 +141,8 @@ class Scoring:
             message = f"more than {self.fleet.limits.max_concurrent} requests at once: come back in a second"
             raise PayloadError(429, "too_many_requests", message)
 
-    async def _answer(self, pinned: str, body: bytes, keep: bool) -> tuple[str, Reply]:
-        """Return who answered, and what; `keep` asks for the request to be sampled."""
+    async def _answer(self, pinned: str, body: bytes, keep: bytes) -> tuple[str, Reply]:
+        """Return who answered, and what; `keep` is the id under which the request is sampled, b'' for not at all."""
         fleet = self.fleet
         chosen = pinned or fleet.rotation.choose()
         if chosen not in fleet.workers:
@@ -159,7 +160,7 @@ class Scoring:
         return chosen, reply
 
     async def _ask(
-        self, name: str, kind: Kind, body: bytes, live: Reply | None = None, keep: bool = False
+        self, name: str, kind: Kind, body: bytes, live: Reply | None = None, keep: bytes = b""
     ) -> Reply:
         """Ask one deployment, write down what came of it, and return its answer, whatever it is."""
         begun = time.perf_counter()

@@ -58,14 +58,14 @@ class Channel(asyncio.Protocol):
         """Take the connection."""
         self.transport, self.open = cast(asyncio.WriteTransport, transport), True
 
-    def ask(self, body: bytes, keep: bool) -> asyncio.Future[Reply]:
-        """Send a request and return the future of its answer; `keep` asks for inputs and answers to be sampled."""
+    def ask(self, body: bytes, keep: bytes) -> asyncio.Future[Reply]:
+        """Send a request and return the future of its answer; `keep` is the id under which it is sampled, b'' for not at all."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         if not self.open:
             future.set_exception(WorkerDown(self.fault))
             return future
         self.expect(future)
-        self.transport.write(REQUEST.pack(len(body), keep) + body)
+        self.transport.write(REQUEST.pack(len(body), len(keep)) + keep + body)
         return future
 
     def expect(self, future: asyncio.Future[Reply]) -> None:
@@ -207,7 +207,7 @@ class WorkerProcess:
         """Say whether a request can be sent."""
         return self.life is not None and self.life.channel.open
 
-    def ask(self, body: bytes, keep: bool = False) -> asyncio.Future[Reply]:
+    def ask(self, body: bytes, keep: bytes = b"") -> asyncio.Future[Reply]:
         """Send a request; the future raises WorkerDown where the worker cannot answer."""
         if self.life is None:
             future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
-from .samples import Sampler
+from .samples import Kept, Sampler
 from ..errors import InputError
 from ..payload import MAX_ROWS, PayloadError, parse_payload
 from ..zygote import die_with
@@ -66,13 +66,20 @@ def summed(answers: Sequence[Any]) -> tuple[float, float, dict[str, int]]:
     return sum(values), sum(value * value for value in values), classes
 
 
-def answer(bundle: Bundle, body: bytes, sampler: Sampler | None = None, max_rows: int = MAX_ROWS) -> Reply:
-    """Return the answer to a request; `sampler` keeps what was asked and answered."""
+def answer(
+    bundle: Bundle,
+    body: bytes,
+    sampler: Sampler | None = None,
+    max_rows: int = MAX_ROWS,
+    request: str = "",
+) -> Reply:
+    """Return the answer to a request; `sampler` keeps what was asked and answered, under the id of the request."""
     try:
         columns = parse_payload(body, bundle.info.columns, max_rows)
         answers = bundle.predict(columns)
         if sampler is not None:
-            sampler.add(time.time(), columns, answers)
+            keyed = body if b'"index"' in body else b""
+            sampler.add(Kept(time.time(), columns, answers, request, keyed))
         return Reply(200, json.dumps(answers).encode(), len(answers), *summed(answers))
     except PayloadError as error:
         return Reply(error.status, error.body())
@@ -87,8 +94,9 @@ def serve(bundle: Bundle, connection: socket.socket, sampler: Sampler, max_rows:
     with connection, connection.makefile("rb", buffering=1 << 16) as requests:
         connection.sendall(Reply(READY, b"").pack())
         while len(header := requests.read(REQUEST.size)) == REQUEST.size:
-            length, keep = REQUEST.unpack(header)
-            reply = answer(bundle, requests.read(length), sampler if keep else None, max_rows)
+            length, named = REQUEST.unpack(header)
+            request = requests.read(named).decode("latin-1")
+            reply = answer(bundle, requests.read(length), sampler if named else None, max_rows, request)
             connection.sendall(reply.pack())
 
 

@@ -51,7 +51,7 @@ REPLIES = st.lists(
 def test_answers_are_told_apart_however_the_bytes_are_cut(replies: list[Reply], size: int) -> None:
     async def work() -> list[Reply]:
         channel, _ = connected()
-        futures = [channel.ask(b"x", False) for _ in replies]
+        futures = [channel.ask(b"x", b"") for _ in replies]
         data = b"".join(one.pack() for one in replies)
         for start in range(0, len(data), size):
             channel.data_received(data[start : start + size])
@@ -64,10 +64,10 @@ def test_answers_are_told_apart_however_the_bytes_are_cut(replies: list[Reply], 
 def test_nonsense_closes_the_channel_and_tells_who_waits(noise: bytes) -> None:
     async def work() -> Any:
         channel, wire = connected()
-        future = channel.ask(b"x", False)
+        future = channel.ask(b"x", b"")
         channel.data_received(noise)
         assert not wire.open and not channel.open
-        later = channel.ask(b"x", False)
+        later = channel.ask(b"x", b"")
         return await asyncio.gather(future, later, return_exceptions=True)
 
     first, later = asyncio.run(work())
@@ -86,7 +86,7 @@ def test_answer_that_nobody_asked_for_is_nonsense() -> None:
 def test_abandoned_request_does_not_shift_the_answers() -> None:
     async def work() -> bytes:
         channel, _ = connected()
-        first, second = channel.ask(b"a", False), channel.ask(b"b", False)
+        first, second = channel.ask(b"a", b""), channel.ask(b"b", b"")
         first.cancel()
         channel.data_received(Reply(200, b"for a").pack() + Reply(200, b"for b").pack())
         return second.result().body

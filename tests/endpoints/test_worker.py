@@ -17,8 +17,8 @@ from brookside_mlops.endpoints.worker import ANSWER, MAGIC, READY, REQUEST, answ
 from brookside_mlops.scratch import scratch_bundle
 
 
-def ask(connection: socket.socket, body: bytes, keep: bool = False) -> tuple[int, int, float, bytes]:
-    connection.sendall(REQUEST.pack(len(body), keep) + body)
+def ask(connection: socket.socket, body: bytes, keep: bytes = b"") -> tuple[int, int, float, bytes]:
+    connection.sendall(REQUEST.pack(len(body), len(keep)) + keep + body)
     return reply(connection)
 
 
@@ -40,7 +40,9 @@ def test_worker_answers_frames_keeps_samples_and_ends_when_its_parent_lets_go(tm
     with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
         theirs.close()
         assert reply(ours)[0] == READY
-        assert ask(ours, b'[{"weeks": 2}]', keep=True) == (200, 1, 3.0, b"[3.0]")
+        assert ask(ours, b'[{"weeks": 2}]', keep=b"call 7") == (200, 1, 3.0, b"[3.0]")
+        keyed = b'{"input_data": {"columns": ["weeks"], "index": ["k1", "k2"], "data": [[3], [4]]}}'
+        assert ask(ours, keyed, keep=b"c")[1] == 2
         assert ask(ours, b'[{"weeks": 5}]')[3] == b"[6.0]"
         ours.sendall(2 * (REQUEST.pack(14, 0) + b'[{"weeks": 7}]'))  # the second before the first is answered
         assert [reply(ours)[3], reply(ours)[3]] == [b"[8.0]", b"[8.0]"]
@@ -51,7 +53,11 @@ def test_worker_answers_frames_keeps_samples_and_ends_when_its_parent_lets_go(tm
     (file,) = (tmp_path / "samples").glob("*.parquet")
     assert file.stat().st_mode & 0o077 == 0
     kept = pq.read_table(file)
-    assert kept["weeks"].to_pylist() == [2.0] and kept["prediction.value"].to_pylist() == [3.0]
+    assert kept["weeks"].to_pylist() == [2.0, 3.0, 4.0]
+    assert kept["prediction.value"].to_pylist() == [3.0, 4.0, 5.0]
+    assert kept["request.id"].to_pylist() == ["call 7", "c", "c"]
+    assert kept["request.row"].to_pylist() == [0, 0, 1]
+    assert kept["request.key"].to_pylist() == [None, "k1", "k2"]
 
 
 def test_worker_without_a_bundle_says_so_in_a_line(tmp_path: Path) -> None:
