@@ -62,6 +62,7 @@ _ROLLOUT = (
     "latency_minutes",
 )
 _SERVICE_LEVEL = ("p50_ms", "p95_ms", "p99_ms")
+_COST = ("instance_count", "instance_tier", "instance_type")
 _ENDPOINT = ("endpoint", "bake_scale", "keep_hours", *_LIMITS, *_REGISTRY)
 INPUTS: dict[str, Inputs] = {
     "validate": Inputs((), ("seed",), ("contract", "data", "features", "target", "task")),
@@ -75,7 +76,7 @@ INPUTS: dict[str, Inputs] = {
     "register": Inputs(
         ("validate", "engineer", "train", "evaluate"), _REGISTRY, ("clusters", "score", "target", "task")
     ),
-    "deploy": Inputs(("engineer", "register"), (*_ROLLOUT, *_SERVICE_LEVEL, *_ENDPOINT)),
+    "deploy": Inputs(("engineer", "register"), (*_ROLLOUT, *_SERVICE_LEVEL, *_ENDPOINT, *_COST)),
     "smoke_test": Inputs(
         ("engineer", "register", "deploy"),
         (*_SERVICE_LEVEL, "min_success", "smoke_rate", "smoke_seconds", "state_folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # pytest runs in the background of a shell: what it starts would ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait sleep, as in the kernels of the stages
 
 UNTIL_REGISTER = STAGES[:5]
 
