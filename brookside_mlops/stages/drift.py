@@ -6,6 +6,9 @@
 __all__ = ["DriftResult", "report_checks", "drift", "psi_picture"]
 
 # %% ../../nbs/stages/08_drift.ipynb #fccefeca
+from collections.abc import Collection
+from pathlib import Path
+
 from ..drift import DriftReport, Thresholds, compare_tables
 from ..features import read_features
 from ..plots import COLOURS, Picture, describe, figure
@@ -50,16 +53,34 @@ def report_checks(report: DriftReport, limits: Thresholds, stop: bool) -> list[C
     return [share, *rows]
 
 
+def _compared(
+    reference: Path, current: Path, names: Collection[str], limits: Thresholds, engine: str
+) -> DriftReport:
+    """Compare two tables on this machine or on Spark. Raises InputError where Spark is asked for and cannot run."""
+    if engine != "spark":
+        return compare_tables(reference, current, names, limits)
+    from brookside_mlops.spark_profiles import spark_compare_tables
+    from brookside_mlops.spark_session import spark_session
+
+    with spark_session() as spark:
+        return spark_compare_tables(spark, reference, current, names, limits)
+
+
 def drift(
-    run: Run, *, reference: str = "", current: str = "", stop_when_critical: bool = False
+    run: Run,
+    *,
+    reference: str = "",
+    current: str = "",
+    stop_when_critical: bool = False,
+    engine: str = "local",
 ) -> DriftResult:
-    """Compare new rows with the training rows of a run, over the features its model takes."""
+    """Compare new rows with the training rows of a run, over the features its model takes. `engine` is `local` or `spark`."""
     settings = run.settings
     limits = Thresholds(warning=settings.drift_warning, critical=settings.drift_critical)
     first = run.project / reference if reference else run.path("train.parquet")
     second = run.project / current if current else run.path("test.parquet")
     names = read_features(run.path("features.json")).names()
-    report = compare_tables(first, second, names, limits)
+    report = _compared(first, second, names, limits, engine)
     checks = report_checks(report, limits, stop_when_critical)
     return DriftResult(
         stage="drift",
