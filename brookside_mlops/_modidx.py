@@ -4067,6 +4067,10 @@ d = {
                 "parts/spark_profiles.html#_without_edges",
                 "brookside_mlops/spark_profiles.py",
             ),
+            "brookside_mlops.spark_profiles.numbered": (
+                "parts/spark_profiles.html#numbered",
+                "brookside_mlops/spark_profiles.py",
+            ),
             "brookside_mlops.spark_profiles.selected": (
                 "parts/spark_profiles.html#selected",
                 "brookside_mlops/spark_profiles.py",

@@ -33,6 +33,7 @@ __all__ = [
     "FEW",
     "spark_table",
     "selected",
+    "numbered",
     "spark_profile",
     "spark_profile_file",
     "spark_compare_tables",
@@ -77,6 +78,11 @@ def selected(frame: DataFrame, names: Collection[str]) -> DataFrame:
     return frame.select(*(frame["`" + name.replace("`", "``") + "`"] for name in names))
 
 
+def numbered(frame: DataFrame, names: Collection[str]) -> DataFrame:
+    """Return some columns of a frame under the names c0, c1, ...: `mapInArrow` refuses a name with a quote or a point in it."""
+    return selected(frame, names).toDF(*(f"c{place}" for place in range(len(names))))
+
+
 # %% ../nbs/parts/spark_profiles.ipynb #7cf83385
 def _without_edges(found: Profile) -> Profile:
     """Return a profile without the edges it was counted on, which everybody knows."""
@@ -102,9 +108,12 @@ def _one_row(found: Profile) -> pa.RecordBatch:
     return pa.record_batch({"profile": pa.array([found.model_dump_json()])})
 
 
-def _profile_batches(like: Profile, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the profile of the batches of a partition together; nothing where there are no rows."""
-    profiles = (_without_edges(profile(batch, like)) for batch in batches if batch.num_rows)
+def _profile_batches(
+    like: Profile, names: list[str], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the profile of the batches of a partition together, under `names`; nothing where there are no rows."""
+    named = (batch.rename_columns(names) for batch in batches if batch.num_rows)
+    profiles = (_without_edges(profile(batch, like)) for batch in named)
     first = next(profiles, None)
     if first is not None:
         yield _one_row(reduce(merge, profiles, first))
@@ -152,9 +161,9 @@ def spark_profile(
     names = _wanted(frame, columns)
     if not names:
         return Profile(rows=frame.count(), features={})
-    chosen = selected(frame, names)
-    edges = like or _edges(chosen)
-    profiles = chosen.mapInArrow(partial(_profile_batches, edges), "profile string")
+    edges = like or _edges(selected(frame, names))
+    count = partial(_profile_batches, edges, names)
+    profiles = numbered(frame, names).mapInArrow(count, "profile string")
     partitions = profiles.rdd.getNumPartitions()
     if partitions > FEW:
         profiles = profiles.repartition(math.isqrt(partitions)).mapInArrow(_merge_batches, "profile string")

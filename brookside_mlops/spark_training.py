@@ -23,7 +23,7 @@ from .errors import InputError
 from .features import Features, make_columns, model_inputs
 from .modelling import Model
 from .profiles import column
-from .spark_profiles import selected, spark_table
+from .spark_profiles import numbered, selected, spark_table
 from brookside_mlops.training import (
     Machine,
     Recipe,
@@ -101,12 +101,16 @@ def labels_of(frame: pd.DataFrame, features: Features) -> Any:
 
 
 def _transform_batches(
-    features: Features, columns: ColumnTransformer, valid: bool, batches: Iterator[pa.RecordBatch]
+    features: Features,
+    columns: ColumnTransformer,
+    names: list[str],
+    valid: bool,
+    batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches of raw rows as label, part and inputs of 32-bit floats."""
+    """Yield batches of raw rows, under `names`, as label, part and inputs of 32-bit floats."""
     for batch in batches:
         if batch.num_rows:
-            frame = plain_frame(batch)
+            frame = plain_frame(batch.rename_columns(names))
             matrix = np.asarray(columns.transform(model_inputs(frame, features)), dtype=np.float32)
             inputs = {f"f{place}": pa.array(values) for place, values in enumerate(matrix.T)}
             label = pa.array(np.asarray(labels_of(frame, features), dtype=np.float64))
@@ -118,10 +122,9 @@ def _check_target(rows: DataFrame, features: Features) -> None:
     """Raise InputError, as on one machine, for a class that training rows lack, or a value that has no logarithm."""
     from pyspark.sql import functions
 
-    target = selected(rows, [features.target])
-    least = functions.min(target[0]).alias(features.target)
-    some = target.distinct() if features.task == "classification" else target.agg(least)
-    labels_of(plain_frame(some.toArrow()), features)
+    target = numbered(rows, [features.target])
+    some = target.distinct() if features.task == "classification" else target.agg(functions.min("c0"))
+    labels_of(plain_frame(some.toArrow().rename_columns([features.target])), features)
 
 
 # %% ../nbs/parts/spark_training.ipynb #69dd975f
@@ -143,7 +146,9 @@ def spark_training_data(
         inputs = tuple(f"f{place}" for place in range(width))
         schema = ", ".join(["label double, valid boolean", *(f"{name} float" for name in inputs)])
         halves = [
-            part.mapInArrow(partial(_transform_batches, features, columns, name == "valid"), schema)
+            numbered(part, names).mapInArrow(
+                partial(_transform_batches, features, columns, names, name == "valid"), schema
+            )
             for name, part in parts.items()
         ]
         offset = 0.0
