@@ -4143,6 +4143,10 @@ d = {
                 "parts/spark_training.html#_grown",
                 "brookside_mlops/spark_training.py",
             ),
+            "brookside_mlops.spark_training._quiet": (
+                "parts/spark_training.html#_quiet",
+                "brookside_mlops/spark_training.py",
+            ),
             "brookside_mlops.spark_training._transform_batches": (
                 "parts/spark_training.html#_transform_batches",
                 "brookside_mlops/spark_training.py",

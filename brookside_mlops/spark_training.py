@@ -5,6 +5,7 @@
 # %% ../nbs/parts/spark_training.ipynb #dde24c75
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,10 +173,18 @@ def workers_of(spark: SparkSession) -> int:
     return max(1, cores // int(spark.conf.get("spark.task.cpus", "1") or 1))
 
 
+def _quiet() -> None:
+    """Keep the logger of xgboost.spark from repeating the parameters, unless somebody has set its level."""
+    logger = logging.getLogger("XGBoost-PySpark")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.WARNING)
+
+
 def _grown(data: SparkData, recipe: Recipe, machine: Machine) -> tuple[Any, dict[str, list[float]], str]:
     """Grow trees on Spark; return an estimator of one machine that has them, the curves and the metric."""
     from xgboost.spark import SparkXGBClassifier, SparkXGBRegressor
 
+    _quiet()
     classes = data.features.task == "classification"
     grower = (SparkXGBClassifier if classes else SparkXGBRegressor)(
         features_col=list(data.inputs),
