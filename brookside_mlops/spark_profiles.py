@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from .datasets import read_batches, table_path, write_parquet
-from .drift import DriftReport, Thresholds, compare
 from .errors import InputError
-from .identifiers import set_aside
 from .kinds import plain_type
 from .parquet_files import parquet_schema
 from .profiles import Profile, merge, profile
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+    from brookside_mlops.drift import DriftReport, Thresholds
 
 # %% auto #0
 __all__ = [
@@ -190,6 +190,9 @@ def spark_compare_tables(
     limits: Thresholds | None = None,
 ) -> DriftReport:
     """Compare two tables, all columns or some, as `compare_tables` does on one machine. Raises InputError as it does."""
+    from brookside_mlops.drift import compare  # not at the top: workers that count need no statistics
+    from brookside_mlops.identifiers import set_aside
+
     before = spark_profile_file(spark, reference, columns=columns)
     now = spark_profile_file(spark, current, like=before, columns=columns)
     return compare(before, now, limits, set_aside(before) if columns is None else None)
