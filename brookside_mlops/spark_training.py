@@ -85,11 +85,10 @@ CALIBRATION = 1 << 18  # validation rows that are fetched
 
 @dataclass(frozen=True)
 class SparkData:
-    """Transformed rows on Spark (`label`, `valid` and a column per input), and what turns their trees into a model."""
+    """Transformed rows on Spark (`label`, `valid` and `inputs`), and what turns their trees into a model."""
 
     features: Features
     rows: DataFrame
-    inputs: tuple[str, ...]
     columns: ColumnTransformer
     offset: float
     held: pd.DataFrame  # validation rows as they came, for the calibration
@@ -99,6 +98,9 @@ class SparkData:
 def labels_of(frame: pd.DataFrame, features: Features) -> Any:
     """Return the target [rows] as it is fitted, before any offset."""
     return (class_codes if features.task == "classification" else regression_target)(frame, features)
+
+
+_ROWS = "label double, valid boolean, inputs array<float>"
 
 
 def _transform_batches(
@@ -113,10 +115,11 @@ def _transform_batches(
         if batch.num_rows:
             frame = plain_frame(batch.rename_columns(names))
             matrix = np.asarray(columns.transform(model_inputs(frame, features)), dtype=np.float32)
-            inputs = {f"f{place}": pa.array(values) for place, values in enumerate(matrix.T)}
+            ends = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
+            inputs = pa.ListArray.from_arrays(pa.array(ends), pa.array(matrix.ravel()))
             label = pa.array(np.asarray(labels_of(frame, features), dtype=np.float64))
             part = pa.array(np.full(len(frame), valid))
-            yield pa.record_batch({"label": label, "valid": part, **inputs})
+            yield pa.record_batch({"label": label, "valid": part, "inputs": inputs})
 
 
 def _check_target(rows: DataFrame, features: Features) -> None:
@@ -141,14 +144,9 @@ def spark_training_data(
         for part in parts.values():
             _check_target(part, features)
         columns = fitted_columns(parts["train"], features)
-        width = columns.transform(
-            model_inputs(plain_frame(parts["train"].limit(1).toArrow()), features)
-        ).shape[1]
-        inputs = tuple(f"f{place}" for place in range(width))
-        schema = ", ".join(["label double, valid boolean", *(f"{name} float" for name in inputs)])
         halves = [
             numbered(part, names).mapInArrow(
-                partial(_transform_batches, features, columns, names, name == "valid"), schema
+                partial(_transform_batches, features, columns, names, name == "valid"), _ROWS
             )
             for name, part in parts.items()
         ]
@@ -161,7 +159,7 @@ def spark_training_data(
             counts = {name: part.count() for name, part in parts.items()}
             share = min(1.0, CALIBRATION / max(counts["valid"], 1))
             held = parts["valid"] if share == 1 else parts["valid"].sample(share, seed=0)
-            yield SparkData(features, rows, inputs, columns, offset, plain_frame(held.toArrow()), counts)
+            yield SparkData(features, rows, columns, offset, plain_frame(held.toArrow()), counts)
         finally:
             rows.unpersist()
 
@@ -187,7 +185,7 @@ def _grown(data: SparkData, recipe: Recipe, machine: Machine) -> tuple[Any, dict
     _quiet()
     classes = data.features.task == "classification"
     grower = (SparkXGBClassifier if classes else SparkXGBRegressor)(
-        features_col=list(data.inputs),
+        features_col="inputs",
         label_col="label",
         validation_indicator_col="valid",
         num_workers=workers_of(data.rows.sparkSession),

@@ -260,7 +260,10 @@ def test_workers_grow_a_model_as_good_and_the_same_each_time(
     spark: Any, trained: Callable[[str], Run], usecase: str, tmp_path: Path
 ) -> None:
     run = trained(usecase)
+    usual = spark.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch")
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "100")  # some without a validation row
     there, again, here = on_spark(spark, run), on_spark(spark, run), on_one_machine(run)
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", usual)
     assert spark_training.workers_of(spark) == 2
     assert there.loss == pytest.approx(here.loss, rel=0.05)
     there.model.save(tmp_path / "model.skops")
