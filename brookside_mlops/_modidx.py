@@ -3993,6 +3993,10 @@ d = {
                 "parts/pipeline.html#advance",
                 "brookside_mlops/pipeline.py",
             ),
+            "brookside_mlops.pipeline.need_engine": (
+                "parts/pipeline.html#need_engine",
+                "brookside_mlops/pipeline.py",
+            ),
             "brookside_mlops.pipeline.need_tables": (
                 "parts/pipeline.html#need_tables",
                 "brookside_mlops/pipeline.py",
@@ -5452,6 +5456,152 @@ d = {
             ),
             "brookside_mlops.smoke.smoke": ("parts/smoke.html#smoke", "brookside_mlops/smoke.py"),
         },
+        "brookside_mlops.spark_profiles": {
+            "brookside_mlops.spark_profiles._edges": (
+                "parts/spark_profiles.html#_edges",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles._files": (
+                "parts/spark_profiles.html#_files",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles._merge_batches": (
+                "parts/spark_profiles.html#_merge_batches",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles._one_row": (
+                "parts/spark_profiles.html#_one_row",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles._profile_batches": (
+                "parts/spark_profiles.html#_profile_batches",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles._wanted": (
+                "parts/spark_profiles.html#_wanted",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles._with_edges": (
+                "parts/spark_profiles.html#_with_edges",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles._without_edges": (
+                "parts/spark_profiles.html#_without_edges",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles.numbered": (
+                "parts/spark_profiles.html#numbered",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles.selected": (
+                "parts/spark_profiles.html#selected",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles.spark_compare_tables": (
+                "parts/spark_profiles.html#spark_compare_tables",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles.spark_profile": (
+                "parts/spark_profiles.html#spark_profile",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles.spark_profile_file": (
+                "parts/spark_profiles.html#spark_profile_file",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles.spark_table": (
+                "parts/spark_profiles.html#spark_table",
+                "brookside_mlops/spark_profiles.py",
+            ),
+        },
+        "brookside_mlops.spark_session": {
+            "brookside_mlops.spark_session._end": (
+                "parts/spark_session.html#_end",
+                "brookside_mlops/spark_session.py",
+            ),
+            "brookside_mlops.spark_session._environment": (
+                "parts/spark_session.html#_environment",
+                "brookside_mlops/spark_session.py",
+            ),
+            "brookside_mlops.spark_session._local_session": (
+                "parts/spark_session.html#_local_session",
+                "brookside_mlops/spark_session.py",
+            ),
+            "brookside_mlops.spark_session._present": (
+                "parts/spark_session.html#_present",
+                "brookside_mlops/spark_session.py",
+            ),
+            "brookside_mlops.spark_session._started": (
+                "parts/spark_session.html#_started",
+                "brookside_mlops/spark_session.py",
+            ),
+            "brookside_mlops.spark_session.java_version": (
+                "parts/spark_session.html#java_version",
+                "brookside_mlops/spark_session.py",
+            ),
+            "brookside_mlops.spark_session.need_spark": (
+                "parts/spark_session.html#need_spark",
+                "brookside_mlops/spark_session.py",
+            ),
+            "brookside_mlops.spark_session.settings_of": (
+                "parts/spark_session.html#settings_of",
+                "brookside_mlops/spark_session.py",
+            ),
+            "brookside_mlops.spark_session.spark_session": (
+                "parts/spark_session.html#spark_session",
+                "brookside_mlops/spark_session.py",
+            ),
+        },
+        "brookside_mlops.spark_training": {
+            "brookside_mlops.spark_training.SparkData": (
+                "parts/spark_training.html#sparkdata",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training._check_target": (
+                "parts/spark_training.html#_check_target",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training._grown": (
+                "parts/spark_training.html#_grown",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training._quiet": (
+                "parts/spark_training.html#_quiet",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training._transform_batches": (
+                "parts/spark_training.html#_transform_batches",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training.fitted_columns": (
+                "parts/spark_training.html#fitted_columns",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training.labels_of": (
+                "parts/spark_training.html#labels_of",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training.plain_frame": (
+                "parts/spark_training.html#plain_frame",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training.refuse_clusters": (
+                "parts/spark_training.html#refuse_clusters",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training.spark_fit": (
+                "parts/spark_training.html#spark_fit",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training.spark_training_data": (
+                "parts/spark_training.html#spark_training_data",
+                "brookside_mlops/spark_training.py",
+            ),
+            "brookside_mlops.spark_training.workers_of": (
+                "parts/spark_training.html#workers_of",
+                "brookside_mlops/spark_training.py",
+            ),
+        },
         "brookside_mlops.splits": {
             "brookside_mlops.splits.Shares": ("parts/splits.html#shares", "brookside_mlops/splits.py"),
             "brookside_mlops.splits.Split": ("parts/splits.html#split", "brookside_mlops/splits.py"),
@@ -5540,6 +5690,10 @@ d = {
             ),
             "brookside_mlops.stages.drift.inspected": (
                 "stages/drift.html#inspected",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.profiler": (
+                "stages/drift.html#profiler",
                 "brookside_mlops/stages/drift.py",
             ),
             "brookside_mlops.stages.drift.psi_picture": (
@@ -5758,6 +5912,14 @@ d = {
                 "stages/train.html#trainresult",
                 "brookside_mlops/stages/train.py",
             ),
+            "brookside_mlops.stages.train._fitted_here": (
+                "stages/train.html#_fitted_here",
+                "brookside_mlops/stages/train.py",
+            ),
+            "brookside_mlops.stages.train._fitted_on_spark": (
+                "stages/train.html#_fitted_on_spark",
+                "brookside_mlops/stages/train.py",
+            ),
             "brookside_mlops.stages.train._progress": (
                 "stages/train.html#_progress",
                 "brookside_mlops/stages/train.py",
@@ -5932,6 +6094,10 @@ d = {
                 "brookside_mlops/training.py",
             ),
             "brookside_mlops.training.search": ("parts/training.html#search", "brookside_mlops/training.py"),
+            "brookside_mlops.training.temperature_of": (
+                "parts/training.html#temperature_of",
+                "brookside_mlops/training.py",
+            ),
         },
         "brookside_mlops.usecases": {
             "brookside_mlops.usecases.UseCase": (

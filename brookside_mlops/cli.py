@@ -132,7 +132,7 @@ def run_command(
     from brookside_mlops.datasets import table_path
     from brookside_mlops.onboarding import Onboarding, known_usecases, onboard, refuse_other_target
     from brookside_mlops.parameters import assignments
-    from brookside_mlops.pipeline import LINE, need_tables, stage_parameters
+    from brookside_mlops.pipeline import LINE, need_engine, need_tables, stage_parameters
     from brookside_mlops.runs import Run
     from brookside_mlops.settings import read_settings
 
@@ -146,6 +146,7 @@ def run_command(
     given: dict[str, Any] = dict(assignments(parameters or []))
     for stage, values in stage_parameters(project, LINE, given).items():
         need_tables(project, stage, values)
+        need_engine(values)
     if data is not None:
         table_path(data)
     if usecase in known_usecases(project):

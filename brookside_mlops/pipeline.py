@@ -31,6 +31,7 @@ __all__ = [
     "stage_parameters",
     "Event",
     "need_tables",
+    "need_engine",
     "run_stage",
     "advance",
     "promote",
@@ -104,6 +105,14 @@ def need_tables(project: Path, stage: str, parameters: Mapping[str, Any]) -> Non
             raise InputError(f"{stage}.{name}: no such file: {project / given}")
 
 
+def need_engine(parameters: Mapping[str, Any]) -> None:
+    """Raise InputError where the parameters of a stage ask for Spark and this machine cannot run it."""
+    if parameters.get("engine") == "spark":
+        from brookside_mlops.spark_session import need_spark
+
+        need_spark()
+
+
 def run_stage(
     run: Run, stage: str, parameters: Mapping[str, Any], listen: Listener, digest: str = ""
 ) -> None:
@@ -122,6 +131,7 @@ def _run_stage(
     """Run one stage of a run that is held."""
     source = stage_notebook(run.project, stage)
     need_tables(run.project, stage, parameters)
+    need_engine(parameters)
     need_ready(run, stage)
     begun = time.monotonic()
     fresh = {"error": "", "verdict": "", "fingerprint": "", "settings": settings_read(run, stage)}

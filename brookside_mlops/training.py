@@ -31,6 +31,7 @@ __all__ = [
     "Trained",
     "convergence",
     "class_codes",
+    "temperature_of",
     "fit_classifier",
     "regression_target",
     "fit_regressor",
@@ -166,6 +167,13 @@ def class_codes(frame: pd.DataFrame, features: Features) -> NDArray[np.int64]:
     return np.asarray(codes, dtype=np.int64)
 
 
+def temperature_of(estimator: Any, inputs: Any, target: NDArray[np.int64]) -> float:
+    """Return the temperature that makes the probabilities of a fitted classifier honest on rows that taught it nothing."""
+    calibrated = CalibratedClassifierCV(FrozenEstimator(estimator), method="temperature")
+    calibrated.fit(inputs, target)
+    return float(calibrated.calibrated_classifiers_[0].calibrators[0].beta_)
+
+
 def fit_classifier(data: TrainingData, recipe: Recipe, machine: Machine) -> Trained:
     """Return a calibrated classifier."""
     features = data.features
@@ -174,10 +182,7 @@ def fit_classifier(data: TrainingData, recipe: Recipe, machine: Machine) -> Trai
     estimator = XGBClassifier(**recipe.xgboost(), random_state=machine.seed, n_jobs=machine.threads)
     parts = (first, target, second, valid_target)
     converged, reason, curves, metric = _boost(estimator, parts, recipe, machine)
-    calibrated = CalibratedClassifierCV(FrozenEstimator(estimator), method="temperature").fit(
-        second, valid_target
-    )
-    temperature = float(calibrated.calibrated_classifiers_[0].calibrators[0].beta_)
+    temperature = temperature_of(estimator, second, valid_target)
     model = Model(features, Pipeline([("columns", columns), ("model", estimator)]), temperature)
     loss = float(estimator.best_score)
     return Trained(model, converged, reason, estimator.best_iteration + 1, loss, curves, metric)
@@ -241,8 +246,14 @@ def _suggest(trial: Any, recipe: Recipe) -> Recipe:
     )
 
 
-def search(data: TrainingData, recipe: Recipe, machine: Machine, trials: int) -> tuple[Recipe, list[float]]:
-    """Return the best of `trials` recipes and the validation loss of each trial."""
+def search(
+    data: Any,
+    recipe: Recipe,
+    machine: Machine,
+    trials: int,
+    fitter: Callable[[Any, Recipe, Machine], Trained] = fit,
+) -> tuple[Recipe, list[float]]:
+    """Return the best of `trials` recipes and the validation loss of each trial. `data` is what `fitter` takes, with its features."""
     import optuna
 
     if trials < 1 or data.features.task == "clustering":
@@ -255,7 +266,7 @@ def search(data: TrainingData, recipe: Recipe, machine: Machine, trials: int) ->
     losses: list[float] = []
 
     def loss(trial: Any) -> float:
-        losses.append(fit(data, _suggest(trial, recipe), quiet).loss)
+        losses.append(fitter(data, _suggest(trial, recipe), quiet).loss)
         if machine.watch:
             machine.watch(len(losses), min(losses))
         return losses[-1]

@@ -8,6 +8,7 @@ __all__ = [
     "Source",
     "version_of",
     "requests_of",
+    "profiler",
     "tables_of",
     "Where",
     "source_of",
@@ -20,8 +21,11 @@ __all__ = [
 ]
 
 # %% ../../nbs/stages/08_drift.ipynb #fccefeca
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TypedDict, Unpack
 
 import pandas as pd
@@ -84,7 +88,20 @@ def requests_of(run: Run, endpoint: str, days: float) -> Source:
     return Source("the training rows of the version", name, (before, now), found, version, "label")
 
 
-def tables_of(run: Run, reference: str, current: str) -> Source:
+@contextmanager
+def profiler(engine: str) -> Iterator[Callable[..., Profile]]:
+    """Yield what profiles a table: this machine, or Spark. Raises InputError where Spark is asked for and cannot run."""
+    if engine != "spark":
+        yield profile_file
+        return
+    from brookside_mlops.spark_profiles import spark_profile_file
+    from brookside_mlops.spark_session import spark_session
+
+    with spark_session() as spark:
+        yield partial(spark_profile_file, spark)
+
+
+def tables_of(run: Run, reference: str, current: str, engine: str = "local") -> Source:
     """Return a table of new rows, by default the test rows, against a reference: by default the profile of the run's version."""
     version = version_of(run)
     second = run.project / current if current else run.path("test.parquet")
@@ -92,10 +109,9 @@ def tables_of(run: Run, reference: str, current: str) -> Source:
     first = run.project / reference if reference else None
     if first is None and version is None:
         first = run.path("train.parquet")
-    before = (
-        version.reference.features if version and first is None else profile_file(str(first), columns=names)
-    )
-    now = profile_file(second, like=before, columns=names)
+    with profiler(engine) as profile_of:
+        before = version.reference.features if version and first is None else profile_of(first, columns=names)
+        now = profile_of(second, like=before, columns=names)
     label = version.reference.target if version else ""
     rows = draw_rows(second, [*names, *([label] if label else [])])
     if version and first is not None:
@@ -113,6 +129,7 @@ class Where(TypedDict, total=False):
     current: str
     endpoint: str
     days: float
+    engine: str
 
 
 def source_of(run: Run, **where: Unpack[Where]) -> Source:
@@ -120,7 +137,7 @@ def source_of(run: Run, **where: Unpack[Where]) -> Source:
     reference, current = where.get("reference", ""), where.get("current", "")
     endpoint = where.get("endpoint", "")
     if not endpoint:
-        return tables_of(run, reference, current)
+        return tables_of(run, reference, current, where.get("engine", "local"))
     if reference or current:
         raise InputError(
             f"endpoint={endpoint} with a table: the new rows are a table, or the requests of an endpoint"
