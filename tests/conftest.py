@@ -18,7 +18,9 @@ if (
 ):  # pytest runs in the background of a shell: what it starts would ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait sleep, as in the kernels of the stages
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # threads that wait sleep, as in the kernels of the stages
 
 UNTIL_REGISTER = STAGES[:5]
 
