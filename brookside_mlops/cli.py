@@ -29,6 +29,7 @@ from brookside_mlops.cli_options import (
 )
 from .cli_rollout import rollout_app
 from .cli_runs import runs_app
+from .cli_schedule import schedule_command
 from .errors import BrooksideError, InputError
 
 if TYPE_CHECKING:
@@ -372,6 +373,7 @@ def approve_command(
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
 app.command("notify")(notify_command)
+app.command("schedule")(schedule_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(rollout_app, name="rollout")

@@ -37,7 +37,10 @@ def _threshold_changes(
         if rule.threshold is not None:
             yield (*own, "threshold"), to
         if rule.resolve_threshold is not None and before > 0:
-            yield (*own, "resolve_threshold"), float(f"{rule.resolve_threshold / before * to:.4g}")
+            back = rule.resolve_threshold / before * to
+            kept = [_value_in(one, place) for one in config.environment_profiles.values()]
+            lowest = min(back, *(float(one) for one in kept if one is not None), to)
+            yield (*own, "resolve_threshold"), float(f"{lowest:.4g}")
 
 
 def _needs_rules(config: MonitoringConfig, changes: Sequence[Change]) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "check_endpoints",
     "read_settings",
     "runs_folder",
+    "state_folder",
     "state_folders",
     "project_of",
     "add_usecase",
@@ -337,9 +338,14 @@ def runs_folder(project: Path, environment: str) -> Path:
     return _folder(project, environment, "runs_folder") / environment
 
 
+def state_folder(project: Path, environment: str) -> Path:
+    """Return the state folder of an environment."""
+    return _folder(project, environment, "state_folder")
+
+
 def state_folders(project: Path) -> list[Path]:
     """Return the state folders of a project; most often it is one."""
-    return list(dict.fromkeys(_folder(project, name, "state_folder") for name in ENVIRONMENTS))
+    return list(dict.fromkeys(state_folder(project, name) for name in ENVIRONMENTS))
 
 
 def project_of(run_folder: Path) -> Path | None:

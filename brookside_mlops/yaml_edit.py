@@ -38,11 +38,16 @@ def _end(node: yaml.Node) -> int:
     return int(node.end_mark.index)
 
 
-def _replaced(text: str, node: yaml.Node, value: Any) -> str:
-    """Return the text with the characters of a node replaced by a value."""
+def _replaced(text: str, pair: tuple[yaml.Node, yaml.Node], value: Any) -> str:
+    """Return the text with the value of a key and a value replaced; a block goes with the comments in it."""
+    key, node = pair
     start, end = int(node.start_mark.index), _end(node)
-    space = " " if start == end and text[start - 1 : start] == ":" else ""  # a key without a value
-    return text[:start] + space + _flow(value) + text[end:]
+    block = isinstance(node, yaml.CollectionNode) and not node.flow_style
+    if block or start == end:  # the value begins on a later line, or there is none
+        start = text.index(":", int(key.end_mark.index)) + 1
+        end = max(start, end)
+        return text[:start] + " " + _flow(value) + text[end:]
+    return text[:start] + _flow(value) + text[end:]
 
 
 def _added(text: str, node: yaml.MappingNode, key: str, value: Any) -> str:
@@ -99,14 +104,16 @@ def set_value(text: str, place: Sequence[str], value: Any) -> str:
 def _changed(text: str, root: yaml.MappingNode, place: Sequence[str], value: Any) -> str:
     """Return the text with a value set at a path of keys."""
     node: yaml.Node = root
+    pair: tuple[yaml.Node, yaml.Node] = (root, root)
     for depth, key in enumerate(place):
         rest = value
         for later in reversed(place[depth + 1 :]):
             rest = {later: rest}
         if not isinstance(node, yaml.MappingNode):
-            return _replaced(text, node, {key: rest})
-        found = [pair[1] for pair in node.value if pair[0].value == key]
+            return _replaced(text, pair, {key: rest})
+        found = [one for one in node.value if one[0].value == key]
         if not found:
             return _added(text, node, key, rest)
-        node = found[0]
-    return _replaced(text, node, value)
+        pair = found[0]
+        node = pair[1]
+    return _replaced(text, pair, value)
