@@ -14,6 +14,7 @@ import typer
 from .cli_audit import audit_app
 from .cli_care import endpoint_app
 from .cli_data import contract_app, drift_command
+from .cli_monitor import monitor_command
 from .cli_notify import notify_command
 from brookside_mlops.cli_options import (
     ApproveOption,
@@ -372,6 +373,7 @@ def approve_command(
 
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
+app.command("monitor")(monitor_command)
 app.command("notify")(notify_command)
 app.command("schedule")(schedule_command)
 app.add_typer(contract_app, name="contract")
