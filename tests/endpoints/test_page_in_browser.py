@@ -309,6 +309,10 @@ def test_page_shows_open_alerts_and_the_last_hour(browser: Browser, served: Serv
     assert browser.run("return document.querySelectorAll('img, b').length") == 0
     numbers = browser.run("return [...document.querySelectorAll('#hour dd')].map((one) => one.innerText)")
     assert int(numbers[0].replace(",", "")) > 0 and numbers[2:4] == ["0.0 %", "100.0 %"]
+    chart = "return document.querySelector('#hour-chart').getClientRects().length && "
+    assert browser.run(f"{chart} document.querySelector('#hour-chart .line').getAttribute('d')").startswith(
+        "M"
+    )
     assert "No alert" not in browser.text("#monitor") and not browser.text("#monitor-hint")
     top = "return document.querySelector('main').children[2].getBoundingClientRect().top"
     first = "return document.querySelector('#traffic').getBoundingClientRect().top"

@@ -43,7 +43,7 @@ function makeNumber([name]) {
 function drawHour(svg, history) {
   const rates = history.map((part) => part.rate);
   const most = Math.max(...rates.map((rate) => rate ?? 0), 0);
-  reveal(svg, most > 0);
+  svg.toggleAttribute("hidden", !most); // an SVG has no property of that name
   if (!most) return;
   const [wide, high] = [120 / history.length, 30];
   const top = (rate) => (32 - (high * rate) / most).toFixed(2);
