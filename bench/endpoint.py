@@ -1,11 +1,13 @@
 """Requests per second and latency of the local endpoint against its peers, side by side in one run.
 
-    python bench/endpoint.py [--seconds 5] [--rounds 3] [--connections 1 16 64] [--bundle FOLDER]
+    python bench/endpoint.py [--seconds 5] [--rounds 3] [--connections 1 16 64]
 
-Needs wrk (Debian: apt-get install wrk). The peers serve the same ONNX graph: `mlflow models serve`, and azureml-inference-server-http
-from a virtual environment that the bench makes in .bench/. Ours runs with everything on: keys, two deployments, the log of requests,
-samples, mirror traffic. A bare starlette server that echoes is the bound of the HTTP server itself. Servers take turns, so that
-whatever else the machine does meets all of them. Medians of the rounds; one row of 15 features, and batches of 1,000 rows.
+Needs wrk (Debian: apt-get install wrk). The peers are `mlflow models serve`, and azureml-inference-server-http from a virtual environment
+that the bench makes in .bench/. Each serves the model twice: as people deploy it, the fitted scikit-learn pipeline as an MLflow model that
+takes a data frame; and as our ONNX graph, with mlflow as named tensors, with azureml through our own bundle: what is left of the ratio
+then is the server alone. Ours runs with everything on: keys, two deployments, the log of requests, samples, mirror traffic. A bare
+starlette server that echoes is the bound of the HTTP server itself. Servers take turns, so that whatever else the machine does meets all
+of them. Medians of the rounds; one row of 15 features, and batches of 1,000 rows.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +45,28 @@ from brookside_mlops.payload import parse_payload
 
 def init():
     global bundle
-    bundle = Bundle.open(Path(os.environ["BUNDLE"]))
+    bundle = Bundle.open(Path(os.environ["MODEL"]))
 
 
 def run(raw_data):
     return bundle.predict(parse_payload(raw_data.encode(), bundle.info.columns))
+"""
+PIPELINE_ENTRY = """
+import json, os
+import mlflow.pyfunc
+import pandas as pd
+
+
+def init():
+    global model, kinds
+    model = mlflow.pyfunc.load_model(os.environ["MODEL"])
+    schema = model.metadata.get_input_schema()
+    kinds = dict(zip(schema.input_names(), schema.pandas_types()))
+
+
+def run(raw_data):
+    table = json.loads(raw_data)["input_data"]
+    return model.predict(pd.DataFrame(table["data"], columns=table["columns"]).astype(kinds)).tolist()
 """
 ECHO = """
 from starlette.applications import Starlette
@@ -84,13 +104,36 @@ class Point:
 
 
 def train(folder: Path) -> Path:
-    """Train the viability model of the portfolio and return the folder of its bundle."""
+    """Train the viability model of the portfolio and return the folder of its run."""
     from brookside_mlops.runs import STAGES, Run
     from brookside_mlops.scratch import _advance
 
     run = Run.create(folder, "dev", "viability")
     _advance(run, STAGES[:5])
-    return run.folder / "bundle"
+    return run.folder
+
+
+def save_pipeline(run: Path, folder: Path) -> tuple[Path, list[str], list[list[Any]]]:
+    """Save the fitted scikit-learn pipeline of a run as an MLflow model; return it, and the columns and a row that it takes."""
+    import mlflow.sklearn
+    from mlflow.models import infer_signature
+
+    from brookside_mlops.datasets import read_table
+    from brookside_mlops.features import model_inputs
+    from brookside_mlops.modelling import load_model
+
+    model = load_model(run / "model.skops")
+    inputs = model_inputs(read_table(run / "test.parquet").dropna(), model.features)
+    path = folder / "pipeline"
+    mlflow.sklearn.save_model(
+        model.pipeline,
+        path,
+        signature=infer_signature(inputs),
+        pyfunc_predict_fn="predict_proba",
+        serialization_format="cloudpickle",
+        pip_requirements=[],
+    )
+    return path, list(inputs.columns), json.loads(inputs.head(1).to_json(orient="values"))
 
 
 def bodies(bundle: Path) -> tuple[list[str], list[list[Any]]]:
@@ -171,9 +214,8 @@ def ours(folder: Path, bundle: Path, one: bytes, many: bytes) -> Iterator[Server
         endpoint.stop()
 
 
-@contextmanager
-def mlflow_server(folder: Path, bundle: Path, one: bytes, many: bytes) -> Iterator[Server]:
-    """Serve with `mlflow models serve`."""
+def save_graph(bundle: Path, folder: Path) -> Path:
+    """Save the ONNX graph of a bundle as an MLflow model and return its folder."""
     import mlflow.onnx
     import onnx
 
@@ -181,31 +223,45 @@ def mlflow_server(folder: Path, bundle: Path, one: bytes, many: bytes) -> Iterat
     from brookside_mlops.registry import _signature
 
     info = BundleInfo.model_validate_json((bundle / "bundle.json").read_text())
-    model = folder / "mlflow-model"
-    mlflow.onnx.save_model(onnx.load(bundle / "model.onnx"), model, signature=_signature(info))
+    path = folder / "graph"
+    mlflow.onnx.save_model(onnx.load(bundle / "model.onnx"), path, signature=_signature(info))
+    return path
+
+
+@contextmanager
+def mlflow_server(name: str, model: Path, one: bytes, many: bytes) -> Iterator[Server]:
+    """Serve an MLflow model with `mlflow models serve`."""
     port = free_port()
     command = [str(Path(sys.executable).parent / "mlflow"), "models", "serve", "-m", str(model)]
     command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
     with process(
         command, f"http://127.0.0.1:{port}/ping", PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ):
-        yield Server("mlflow models serve", f"http://127.0.0.1:{port}/invocations", one, many)
+        yield Server(f"mlflow models serve, {name}", f"http://127.0.0.1:{port}/invocations", one, many)
+
+
+def peers() -> Path:
+    """Return the virtual environment of azureml-inference-server-http; make it where it is not there."""
+    if not (PEERS / "bin" / "azmlinfsrv").exists():
+        same = ["mlflow-skinny", "scikit-learn", "xgboost", "numpy", "pandas", "onnxruntime", "pydantic"]
+        known = [f"{one}=={version(one)}" for one in same]
+        subprocess.run([sys.executable, "-m", "venv", "--clear", PEERS], check=True)
+        subprocess.run(
+            [PEERS / "bin" / "pip", "install", "-q", "azureml-inference-server-http", *known], check=True
+        )
+    return PEERS
 
 
 @contextmanager
-def azure_server(folder: Path, bundle: Path, one: bytes, many: bytes) -> Iterator[Server]:
-    """Serve with azureml-inference-server-http from its own environment."""
-    server = PEERS / "bin" / "azmlinfsrv"
-    if not server.exists():
-        subprocess.run([sys.executable, "-m", "venv", PEERS], check=True)
-        packages = ["azureml-inference-server-http", "onnxruntime", "numpy", "pydantic"]
-        subprocess.run([PEERS / "bin" / "pip", "install", "-q", *packages], check=True)
-    (folder / "score.py").write_text(ENTRY)
+def azure_server(name: str, entry: str, model: Path, one: bytes, many: bytes) -> Iterator[Server]:
+    """Serve a model with azureml-inference-server-http from its own environment."""
+    script = model.parent / f"score_{model.name}.py"
+    script.write_text(entry)
     port = free_port()
-    command = [str(server), "--entry_script", str(folder / "score.py"), "--port", str(port)]
-    more = {"BUNDLE": str(bundle), "PYTHONPATH": str(ROOT), "PATH": f"{PEERS / 'bin'}:{os.environ['PATH']}"}
+    command = [str(peers() / "bin" / "azmlinfsrv"), "--entry_script", str(script), "--port", str(port)]
+    more = {"MODEL": str(model), "PYTHONPATH": str(ROOT), "PATH": f"{PEERS / 'bin'}:{os.environ['PATH']}"}
     with process(command, f"http://127.0.0.1:{port}/", **more):
-        yield Server("azureml-inference-server-http", f"http://127.0.0.1:{port}/score", one, many)
+        yield Server(f"azureml-inference-server-http, {name}", f"http://127.0.0.1:{port}/score", one, many)
 
 
 @contextmanager
@@ -216,6 +272,15 @@ def echo_server(folder: Path, one: bytes, many: bytes) -> Iterator[Server]:
     command = [sys.executable, "-m", "uvicorn", "echo_app:app", "--app-dir", str(folder), "--port", str(port)]
     with process([*command, "--no-access-log", "--log-level", "warning"], f"http://127.0.0.1:{port}/score"):
         yield Server("bare starlette echo", f"http://127.0.0.1:{port}/score", one, many)
+
+
+def check(server: Server) -> None:
+    """Refuse to measure a server that does not answer 200 to what it is asked."""
+    for body in (server.one, server.many):
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key or 'none'}"}
+        answer = httpx.post(server.url, content=body, headers=headers, timeout=60, trust_env=False)
+        if answer.status_code != 200:
+            raise SystemExit(f"{server.name} answers {answer.status_code}: {answer.text[:500]}")
 
 
 def wrk(folder: Path, server: Server, body: bytes, connections: int, seconds: float) -> Point:
@@ -284,29 +349,42 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--bundle", type=Path, help="a bundle to serve; by default one is trained")
     options = parser.parse_args()
     if not shutil.which("wrk"):
         raise SystemExit("wrk is missing: apt-get install wrk")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        bundle = options.bundle or train(folder)
+        run = train(folder)
+        bundle = run / "bundle"
         columns, rows = bodies(bundle)
         thousand = (rows * 1000)[:1000]
         sent = ours_body(columns, rows[:1]), ours_body(columns, thousand)
-        other = mlflow_body(bundle, columns, rows[:1]), mlflow_body(bundle, columns, thousand)
-        with (
-            ours(folder, bundle, *sent) as first,
-            mlflow_server(folder, bundle, *other) as second,
-            azure_server(folder, bundle, *sent) as third,
-            echo_server(folder, *sent) as fourth,
-        ):
-            servers = (first, second, third, fourth)
-            measure(folder, servers, options)
+        tensors = mlflow_body(bundle, columns, rows[:1]), mlflow_body(bundle, columns, thousand)
+        pipeline, names, row = save_pipeline(run, folder)
+        frames = [
+            json.dumps({"dataframe_split": {"columns": names, "data": one}}).encode()
+            for one in (row, row * 1000)
+        ]
+        tables = ours_body(names, row), ours_body(names, row * 1000)
+        graph = save_graph(bundle, folder)
+        servers = [
+            stack.enter_context(one)
+            for one in (
+                ours(folder, bundle, *sent),
+                mlflow_server("scikit-learn pipeline", pipeline, frames[0], frames[1]),
+                mlflow_server("our graph", graph, *tensors),
+                azure_server("scikit-learn pipeline", PIPELINE_ENTRY, pipeline, *tables),
+                azure_server("our bundle", ENTRY, bundle, *sent),
+                echo_server(folder, *sent),
+            )
+        ]
+        for server in servers:
+            check(server)
+        measure(folder, servers, options)
         print(f"\nWhere a worker's time goes, one row: {where_time_goes(bundle, sent[0])}.")
 
 
-def measure(folder: Path, servers: tuple[Server, ...], options: argparse.Namespace) -> None:
+def measure(folder: Path, servers: list[Server], options: argparse.Namespace) -> None:
     """Load the servers by turns, and print a table for one row and one for batches."""
     for title, batch, connections in (
         ("one row", False, options.connections),

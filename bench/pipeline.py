@@ -24,6 +24,14 @@ from brookside_mlops.endpoints.local import stop_all
 from brookside_mlops.pipeline import LINE
 
 PROMISE = 1.25
+MADE = (
+    "data.parquet",
+    "train.parquet",
+    "valid.parquet",
+    "test.parquet",
+    "features.json",
+    "bundle/model.onnx",
+)
 PATIENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 NOTEBOOKS = "from brookside_mlops.cli import main; main()"
 SCRIPT = """
@@ -54,12 +62,12 @@ def seconds(words: list[str], project: Path) -> float:
     return taken
 
 
-def model_of(project: Path) -> tuple[str, dict[str, float]]:
-    """Return the digest of the model that a project's run made, and the seconds of its stages as its record has them."""
+def made_by(project: Path) -> tuple[dict[str, str], dict[str, float]]:
+    """Return the digests of what a project's run made up to the model, and the seconds of its stages as its record has them."""
     (path,) = project.glob("parameterized/dev/*/run.json")
     record = json.loads(path.read_text(encoding="utf-8"))
     spent = {stage: one["seconds"] for stage, one in record["stages"].items()}
-    return record["artifacts"]["bundle/model.onnx"]["sha256"], spent
+    return {name: record["artifacts"][name]["sha256"] for name in MADE}, spent
 
 
 def pair(rows: int) -> tuple[float, float, dict[str, float], dict[str, float]]:
@@ -67,9 +75,9 @@ def pair(rows: int) -> tuple[float, float, dict[str, float], dict[str, float]]:
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         notebooks = seconds(["-c", NOTEBOOKS, "run", "-p", f"rows={rows}"], Path(first))
         script = seconds(["-c", SCRIPT, json.dumps(LINE), str(rows)], Path(second))
-        (ours, stages), (theirs, _) = model_of(Path(first)), model_of(Path(second))
-        if ours != theirs:
-            raise SystemExit("the two made different models")
+        (ours, stages), (theirs, _) = made_by(Path(first)), made_by(Path(second))
+        if apart := [name for name in MADE if ours[name] != theirs[name]]:
+            raise SystemExit(f"the two made different files: {', '.join(apart)}")
         return (
             notebooks,
             script,

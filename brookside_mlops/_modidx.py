@@ -674,6 +674,16 @@ d = {
                 "brookside_mlops/cli_options.py",
             ),
         },
+        "brookside_mlops.cli_retrain": {
+            "brookside_mlops.cli_retrain._show": (
+                "parts/cli_retrain.html#_show",
+                "brookside_mlops/cli_retrain.py",
+            ),
+            "brookside_mlops.cli_retrain.retrain_command": (
+                "parts/cli_retrain.html#retrain_command",
+                "brookside_mlops/cli_retrain.py",
+            ),
+        },
         "brookside_mlops.cli_rollout": {
             "brookside_mlops.cli_rollout._record": (
                 "parts/cli_rollout.html#_record",
@@ -728,6 +738,24 @@ d = {
             "brookside_mlops.cli_runs.runs_show": (
                 "parts/cli_runs.html#runs_show",
                 "brookside_mlops/cli_runs.py",
+            ),
+        },
+        "brookside_mlops.cli_schedule": {
+            "brookside_mlops.cli_schedule._install": (
+                "parts/cli_schedule.html#_install",
+                "brookside_mlops/cli_schedule.py",
+            ),
+            "brookside_mlops.cli_schedule._line": (
+                "parts/cli_schedule.html#_line",
+                "brookside_mlops/cli_schedule.py",
+            ),
+            "brookside_mlops.cli_schedule.schedule_command": (
+                "parts/cli_schedule.html#schedule_command",
+                "brookside_mlops/cli_schedule.py",
+            ),
+            "brookside_mlops.cli_schedule.schedule_rows": (
+                "parts/cli_schedule.html#schedule_rows",
+                "brookside_mlops/cli_schedule.py",
             ),
         },
         "brookside_mlops.comparison": {
@@ -1307,6 +1335,30 @@ d = {
                 "brookside_mlops/drift.py",
             ),
             "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
+        },
+        "brookside_mlops.due": {
+            "brookside_mlops.due.Due": ("parts/due.html#due", "brookside_mlops/due.py"),
+            "brookside_mlops.due.DueStore": ("parts/due.html#duestore", "brookside_mlops/due.py"),
+            "brookside_mlops.due.DueStore.__init__": (
+                "parts/due.html#duestore.__init__",
+                "brookside_mlops/due.py",
+            ),
+            "brookside_mlops.due.DueStore._change": (
+                "parts/due.html#duestore._change",
+                "brookside_mlops/due.py",
+            ),
+            "brookside_mlops.due.DueStore.claim": ("parts/due.html#duestore.claim", "brookside_mlops/due.py"),
+            "brookside_mlops.due.DueStore.finish": (
+                "parts/due.html#duestore.finish",
+                "brookside_mlops/due.py",
+            ),
+            "brookside_mlops.due.DueStore.last": ("parts/due.html#duestore.last", "brookside_mlops/due.py"),
+            "brookside_mlops.due.Ran": ("parts/due.html#ran", "brookside_mlops/due.py"),
+            "brookside_mlops.due._Row": ("parts/due.html#_row", "brookside_mlops/due.py"),
+            "brookside_mlops.due._Row.is_held": ("parts/due.html#_row.is_held", "brookside_mlops/due.py"),
+            "brookside_mlops.due._run": ("parts/due.html#_run", "brookside_mlops/due.py"),
+            "brookside_mlops.due.run_due": ("parts/due.html#run_due", "brookside_mlops/due.py"),
+            "brookside_mlops.due.tries_so_far": ("parts/due.html#tries_so_far", "brookside_mlops/due.py"),
         },
         "brookside_mlops.endpoints.care": {
             "brookside_mlops.endpoints.care.prune": (
@@ -3912,6 +3964,118 @@ d = {
             ),
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
         },
+        "brookside_mlops.retraining": {
+            "brookside_mlops.retraining.Facts": (
+                "parts/retraining.html#facts",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.RetrainDecision": (
+                "parts/retraining.html#retraindecision",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.RetrainDecision.retrain": (
+                "parts/retraining.html#retraindecision.retrain",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.RetrainRequest": (
+                "parts/retraining.html#retrainrequest",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining._folders": (
+                "parts/retraining.html#_folders",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining._trigger": (
+                "parts/retraining.html#_trigger",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.answer_request": (
+                "parts/retraining.html#answer_request",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.decide_retraining": (
+                "parts/retraining.html#decide_retraining",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.request_retraining": (
+                "parts/retraining.html#request_retraining",
+                "brookside_mlops/retraining.py",
+            ),
+            "brookside_mlops.retraining.requests_of": (
+                "parts/retraining.html#requests_of",
+                "brookside_mlops/retraining.py",
+            ),
+        },
+        "brookside_mlops.retraining_run": {
+            "brookside_mlops.retraining_run.Retraining": (
+                "parts/retraining_run.html#retraining",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.Retraining.works": (
+                "parts/retraining_run.html#retraining.works",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._alone": (
+                "parts/retraining_run.html#_alone",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._end": (
+                "parts/retraining_run.html#_end",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._folder": (
+                "parts/retraining_run.html#_folder",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._left_by": (
+                "parts/retraining_run.html#_left_by",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._message": (
+                "parts/retraining_run.html#_message",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._parameters": (
+                "parts/retraining_run.html#_parameters",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._save": (
+                "parts/retraining_run.html#_save",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._settled": (
+                "parts/retraining_run.html#_settled",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run._start": (
+                "parts/retraining_run.html#_start",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.carry_through": (
+                "parts/retraining_run.html#carry_through",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.last_retraining": (
+                "parts/retraining_run.html#last_retraining",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.main": (
+                "parts/retraining_run.html#main",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.retrain": (
+                "parts/retraining_run.html#retrain",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.retraining_job": (
+                "parts/retraining_run.html#retraining_job",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.rows_of": (
+                "parts/retraining_run.html#rows_of",
+                "brookside_mlops/retraining_run.py",
+            ),
+        },
         "brookside_mlops.rollback_run": {
             "brookside_mlops.rollback_run.Return": (
                 "parts/rollback_run.html#return",
@@ -4348,6 +4512,60 @@ d = {
                 "brookside_mlops/runs.py",
             ),
         },
+        "brookside_mlops.schedule_install": {
+            "brookside_mlops.schedule_install._crontab": (
+                "parts/schedule_install.html#_crontab",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install._marks": (
+                "parts/schedule_install.html#_marks",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install._requirement": (
+                "parts/schedule_install.html#_requirement",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install._secrets": (
+                "parts/schedule_install.html#_secrets",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.call_minutes": (
+                "parts/schedule_install.html#call_minutes",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.command_line": (
+                "parts/schedule_install.html#command_line",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.cron_block": (
+                "parts/schedule_install.html#cron_block",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.github_crons": (
+                "parts/schedule_install.html#github_crons",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.github_workflow": (
+                "parts/schedule_install.html#github_workflow",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.install_cron": (
+                "parts/schedule_install.html#install_cron",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.install_github": (
+                "parts/schedule_install.html#install_github",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.read_crontab": (
+                "parts/schedule_install.html#read_crontab",
+                "brookside_mlops/schedule_install.py",
+            ),
+            "brookside_mlops.schedule_install.with_block": (
+                "parts/schedule_install.html#with_block",
+                "brookside_mlops/schedule_install.py",
+            ),
+        },
         "brookside_mlops.schedules": {
             "brookside_mlops.schedules.Schedule": (
                 "parts/schedules.html#schedule",
@@ -4567,6 +4785,10 @@ d = {
                 "parts/settings.html#settings_file",
                 "brookside_mlops/settings.py",
             ),
+            "brookside_mlops.settings.state_folder": (
+                "parts/settings.html#state_folder",
+                "brookside_mlops/settings.py",
+            ),
             "brookside_mlops.settings.state_folders": (
                 "parts/settings.html#state_folders",
                 "brookside_mlops/settings.py",
@@ -4744,6 +4966,10 @@ d = {
             ),
             "brookside_mlops.stages.evaluate.evaluate": (
                 "stages/evaluate.html#evaluate",
+                "brookside_mlops/stages/evaluate.py",
+            ),
+            "brookside_mlops.stages.evaluate.gates_of": (
+                "stages/evaluate.html#gates_of",
                 "brookside_mlops/stages/evaluate.py",
             ),
             "brookside_mlops.stages.evaluate.measure": (

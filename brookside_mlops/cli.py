@@ -28,6 +28,7 @@ from brookside_mlops.cli_options import (
     resumable,
     stage_verb,
 )
+from .cli_retrain import retrain_command
 from .cli_rollout import rollout_app
 from .cli_runs import runs_app
 from .cli_schedule import schedule_command
@@ -375,6 +376,7 @@ def approve_command(
 app.command("drift")(drift_command)
 app.command("monitor")(monitor_command)
 app.command("notify")(notify_command)
+app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(endpoint_app, name="endpoint")

@@ -52,6 +52,8 @@ def runs_show(run: str, as_json: JsonOption = False) -> None:
     typer.echo(
         f"{found.id}  {found.environment}  {record.usecase}  git {record.git_revision[:12]}  data {record.data_sha256[:12]}"
     )
+    if record.cause:
+        typer.echo(f"begun because {record.cause}")
     for stage, one in record.stages.items():
         typer.echo(
             f"{state_of(found, stage):11} {one.verdict:8} {stage:11} {one.seconds:6.1f} s  {one.error or headline(found, stage)}"

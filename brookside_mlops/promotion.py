@@ -52,6 +52,7 @@ def carry(source: Run, environment: str, stages: tuple[str, ...]) -> Run:
             raise InputError(f"{name} changed while it was copied to {target.id}: promote again")
     origin = source.record.promoted_from or source.id
     with target.change() as record:
+        record.cause = source.record.cause
         record.promoted_from, record.data_sha256, record.seed = (
             origin,
             source.record.data_sha256,

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -110,6 +111,7 @@ class RunRecord(BaseModel):
     line: tuple[str, ...] = ()
     promoted_from: str = ""
     promoted_to: str = ""
+    cause: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     git_revision: str = ""
@@ -344,7 +346,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Return the run in one line for a notebook."""
-        return f"<p>run <b>{self.id}</b>, {self.record.usecase} in {self.environment}</p>"
+        cause = f"<br>begun because {escape(self.record.cause)}" if self.record.cause else ""
+        return f"<p>run <b>{self.id}</b>, {self.record.usecase} in {self.environment}{cause}</p>"
 
 
 # %% ../nbs/parts/runs.ipynb #7579cb83

@@ -17,6 +17,7 @@ from .errors import InputError, MachineError
 from .files import write_text
 from .monitoring_config import MonitoringConfig
 from .schedules import Schedule, cron_fields, parse_schedule
+from .settings import state_folder
 
 # %% auto #0
 __all__ = [
@@ -63,9 +64,10 @@ def cron_block(project: Path, config: MonitoringConfig, environments: Sequence[s
     lines = [first, f"# messages need {VARIABLE}=... on a line of its own above, see brookside-mlops notify"]
     for environment in environments:
         fields = cron_fields(Schedule("minutes", minutes=call_minutes(config, environment)))
-        log = shlex.quote(f".brookside/due-{environment}.log")
+        folder = state_folder(project.resolve(), environment)
+        log = shlex.quote(str(folder / f"due-{environment}.log"))
         call = f"{command_line()} monitor --due --environment {environment} >> {log} 2>&1"
-        words = f"cd {shlex.quote(place)} && mkdir -p .brookside && {call}"
+        words = f"cd {shlex.quote(place)} && mkdir -p {shlex.quote(str(folder))} && {call}"
         lines.append(f"{fields} {words.replace('%', chr(92) + '%')}")  # a bare % ends a command in cron
     return [*lines, last]
 

@@ -12,6 +12,7 @@ __all__ = [
     "ceiling",
     "Slice",
     "slices_of",
+    "gates_of",
     "against_baseline",
     "EvaluateResult",
     "evaluate",
@@ -61,6 +62,7 @@ from ..portfolio import COLUMNS, best_possible
 from ..registry import baseline_bundle
 from ..results import StageResult, worst
 from ..runs import Run
+from ..settings import Gates
 from .train import TrainResult
 
 
@@ -159,6 +161,14 @@ def slices_of(model: Model, frame: pd.DataFrame, columns: tuple[str, ...], how: 
 
 
 # %% ../../nbs/stages/04_evaluate.ipynb #3e0d2131
+def gates_of(run: Run, baseline_rule: str = "") -> Gates:
+    """Return the gates of a run. A rule for the comparison makes them stricter than settings.ini, never looser."""
+    gates = run.settings.gates
+    rules = ("none", "not_worse", "better")
+    stricter = max(gates.baseline_rule, baseline_rule or "none", key=rules.index)
+    return Gates.model_validate(gates.model_dump() | {"baseline_rule": stricter})
+
+
 def against_baseline(run: Run, model: Model, frame: pd.DataFrame, how: Resampling) -> Comparison | None:
     """Compare a model with the version that serves; None where none does."""
     with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +208,7 @@ class EvaluateResult(StageResult):
     comparison: Comparison | None
 
 
-def evaluate(run: Run, *, bootstrap: int = 1000) -> EvaluateResult:
+def evaluate(run: Run, *, bootstrap: int = 1000, baseline_rule: str = "") -> EvaluateResult:
     """Measure the model of a run on its test rows and judge it by the gates of the environment."""
     model = load_model(run.path("model.skops"))
     test = read_table(run.path("test.parquet"))
@@ -209,7 +219,7 @@ def evaluate(run: Run, *, bootstrap: int = 1000) -> EvaluateResult:
     with replacing(run.new("predictions.parquet")) as path:
         answers_table(model, test, model.predict(test)).to_parquet(path, index=False)
     converged = (training.converged, training.reason)
-    checks = judge(run.settings.gates, model.features.task, metrics, converged, comparison)
+    checks = judge(gates_of(run, baseline_rule), model.features.task, metrics, converged, comparison)
     return EvaluateResult(
         stage="evaluate",
         verdict=worst(checks),
