@@ -241,6 +241,7 @@ d = {
             "brookside_mlops.alerts.RuleState": ("parts/alerts.html#rulestate", "brookside_mlops/alerts.py"),
             "brookside_mlops.alerts.Silence": ("parts/alerts.html#silence", "brookside_mlops/alerts.py"),
             "brookside_mlops.alerts._blind": ("parts/alerts.html#_blind", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts._patience": ("parts/alerts.html#_patience", "brookside_mlops/alerts.py"),
             "brookside_mlops.alerts._silenced": ("parts/alerts.html#_silenced", "brookside_mlops/alerts.py"),
             "brookside_mlops.alerts._told": ("parts/alerts.html#_told", "brookside_mlops/alerts.py"),
             "brookside_mlops.alerts._while_closed": (
@@ -262,6 +263,10 @@ d = {
             ),
             "brookside_mlops.alerts.flaps": ("parts/alerts.html#flaps", "brookside_mlops/alerts.py"),
             "brookside_mlops.alerts.inhibited": ("parts/alerts.html#inhibited", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts.metric_text": (
+                "parts/alerts.html#metric_text",
+                "brookside_mlops/alerts.py",
+            ),
             "brookside_mlops.alerts.number_text": (
                 "parts/alerts.html#number_text",
                 "brookside_mlops/alerts.py",
@@ -624,6 +629,52 @@ d = {
             "brookside_mlops.cli_endpoint.tell": (
                 "parts/cli_endpoint.html#tell",
                 "brookside_mlops/cli_endpoint.py",
+            ),
+        },
+        "brookside_mlops.cli_monitor": {
+            "brookside_mlops.cli_monitor._configure": (
+                "parts/cli_monitor.html#_configure",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._dashboards": (
+                "parts/cli_monitor.html#_dashboards",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._look_at_all": (
+                "parts/cli_monitor.html#_look_at_all",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._refuse_two": (
+                "parts/cli_monitor.html#_refuse_two",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._run_due": (
+                "parts/cli_monitor.html#_run_due",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.endpoints_by_settings": (
+                "parts/cli_monitor.html#endpoints_by_settings",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.monitor_command": (
+                "parts/cli_monitor.html#monitor_command",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.report_lines": (
+                "parts/cli_monitor.html#report_lines",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.silence": (
+                "parts/cli_monitor.html#silence",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.watch": (
+                "parts/cli_monitor.html#watch",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.watched": (
+                "parts/cli_monitor.html#watched",
+                "brookside_mlops/cli_monitor.py",
             ),
         },
         "brookside_mlops.cli_notify": {
@@ -1634,6 +1685,28 @@ d = {
             "brookside_mlops.endpoints.page.read_page": (
                 "parts/page.html#read_page",
                 "brookside_mlops/endpoints/page.py",
+            ),
+        },
+        "brookside_mlops.endpoints.page_monitor": {
+            "brookside_mlops.endpoints.page_monitor.AlertLine": (
+                "parts/page_monitor.html#alertline",
+                "brookside_mlops/endpoints/page_monitor.py",
+            ),
+            "brookside_mlops.endpoints.page_monitor.HourView": (
+                "parts/page_monitor.html#hourview",
+                "brookside_mlops/endpoints/page_monitor.py",
+            ),
+            "brookside_mlops.endpoints.page_monitor.MonitorView": (
+                "parts/page_monitor.html#monitorview",
+                "brookside_mlops/endpoints/page_monitor.py",
+            ),
+            "brookside_mlops.endpoints.page_monitor._Part": (
+                "parts/page_monitor.html#_part",
+                "brookside_mlops/endpoints/page_monitor.py",
+            ),
+            "brookside_mlops.endpoints.page_monitor.read_monitor": (
+                "parts/page_monitor.html#read_monitor",
+                "brookside_mlops/endpoints/page_monitor.py",
             ),
         },
         "brookside_mlops.endpoints.page_view": {
@@ -2987,6 +3060,7 @@ d = {
                 "parts/monitor.html#monitorreport.critical",
                 "brookside_mlops/monitor.py",
             ),
+            "brookside_mlops.monitor.Watched": ("parts/monitor.html#watched", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.alert_views": (
                 "parts/monitor.html#alert_views",
                 "brookside_mlops/monitor.py",
@@ -3008,6 +3082,92 @@ d = {
             "brookside_mlops.monitor.time_line": (
                 "parts/monitor.html#time_line",
                 "brookside_mlops/monitor.py",
+            ),
+        },
+        "brookside_mlops.monitor_dashboard": {
+            "brookside_mlops.monitor_dashboard._alerts": (
+                "parts/monitor_dashboard.html#_alerts",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._history": (
+                "parts/monitor_dashboard.html#_history",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._metrics": (
+                "parts/monitor_dashboard.html#_metrics",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._predictions": (
+                "parts/monitor_dashboard.html#_predictions",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._table": (
+                "parts/monitor_dashboard.html#_table",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._versions": (
+                "parts/monitor_dashboard.html#_versions",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard.dashboard_text": (
+                "parts/monitor_dashboard.html#dashboard_text",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard.write_dashboard": (
+                "parts/monitor_dashboard.html#write_dashboard",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+        },
+        "brookside_mlops.monitor_history": {
+            "brookside_mlops.monitor_history.DashboardData": (
+                "parts/monitor_history.html#dashboarddata",
+                "brookside_mlops/monitor_history.py",
+            ),
+            "brookside_mlops.monitor_history.alert_spans": (
+                "parts/monitor_history.html#alert_spans",
+                "brookside_mlops/monitor_history.py",
+            ),
+            "brookside_mlops.monitor_history.read_dashboard": (
+                "parts/monitor_history.html#read_dashboard",
+                "brookside_mlops/monitor_history.py",
+            ),
+        },
+        "brookside_mlops.monitor_pictures": {
+            "brookside_mlops.monitor_pictures._clock": (
+                "parts/monitor_pictures.html#_clock",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures._distribution": (
+                "parts/monitor_pictures.html#_distribution",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures._limit": (
+                "parts/monitor_pictures.html#_limit",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures._times": (
+                "parts/monitor_pictures.html#_times",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures._values": (
+                "parts/monitor_pictures.html#_values",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures.alert_picture": (
+                "parts/monitor_pictures.html#alert_picture",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures.latency_picture": (
+                "parts/monitor_pictures.html#latency_picture",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures.prediction_picture": (
+                "parts/monitor_pictures.html#prediction_picture",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures.traffic_picture": (
+                "parts/monitor_pictures.html#traffic_picture",
+                "brookside_mlops/monitor_pictures.py",
             ),
         },
         "brookside_mlops.monitoring": {
