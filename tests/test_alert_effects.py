@@ -22,6 +22,7 @@ from brookside_mlops.alert_store import AlertStore, Effect
 from brookside_mlops.alerts import AlertEvent, AlertState, RuleState
 from brookside_mlops.audit import AuditLog, audit_log
 from brookside_mlops.notifications import VARIABLE
+from brookside_mlops.retraining import request_retraining
 from brookside_mlops.rollout_run import deploy_run
 from tests.receivers import mailbox, site
 from tests.registered import Registered
@@ -122,7 +123,7 @@ class Deadly:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         self.number, self.seen = number, 0
-        for place, name in ((AlertStore, "keep"), (AuditLog, "append"), (alert_effects, "write_json")):
+        for place, name in ((AlertStore, "keep"), (AuditLog, "append")):
             monkeypatch.setattr(place, name, self.counted(getattr(place, name)))
         monkeypatch.setattr(alert_effects, "open_incident", self.counted(alert_effects.open_incident))
 
@@ -149,9 +150,10 @@ def test_monitor_killed_at_any_write_loses_and_repeats_nothing(tmp_path: Path) -
         plan(folder, rule("page", "retrain"), event())
         means = Means(folder, {})
         with pytest.MonkeyPatch.context() as monkeypatch:
-            Deadly(monkeypatch, number)
+            deadly = Deadly(monkeypatch, number)
             try:
-                carry_out_all(NAME, means, AlertStore(folder))
+                risky = Means(folder, {}, retrain=deadly.counted(request_retraining))
+                carry_out_all(NAME, risky, AlertStore(folder))
                 died = False
             except Killed:
                 pass

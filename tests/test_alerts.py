@@ -184,6 +184,12 @@ def test_no_data_neither_ends_an_alert_nor_counts_for_one() -> None:
     )  # too long without: it begins anew
 
 
+def test_moment_is_evaluated_once() -> None:
+    state, _ = evaluate([rule()], AlertState(), {"error_rate": 0.9}, START)
+    for now in (START, START - STEP):
+        assert evaluate([rule()], state, {"error_rate": 0.1}, now) == (state, [])
+
+
 def test_time_that_nobody_looked_at_is_no_data() -> None:
     moments: Moments = [(START, {"error_rate": 0.9}), (START + 60 * STEP, {"error_rate": 0.9})]
     assert not follow([rule(for_minutes=10)], moments)
