@@ -579,6 +579,44 @@ d = {
                 "brookside_mlops/cli_care.py",
             ),
         },
+        "brookside_mlops.cli_costs": {
+            "brookside_mlops.cli_costs._amount": (
+                "parts/cli_costs.html#_amount",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs._environment": (
+                "parts/cli_costs.html#_environment",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.anomalies_command": (
+                "parts/cli_costs.html#anomalies_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.budget_command": (
+                "parts/cli_costs.html#budget_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.costs_command": (
+                "parts/cli_costs.html#costs_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.per_prediction_command": (
+                "parts/cli_costs.html#per_prediction_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.picture_command": (
+                "parts/cli_costs.html#picture_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.refresh_command": (
+                "parts/cli_costs.html#refresh_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+            "brookside_mlops.cli_costs.what_if_command": (
+                "parts/cli_costs.html#what_if_command",
+                "brookside_mlops/cli_costs.py",
+            ),
+        },
         "brookside_mlops.cli_data": {
             "brookside_mlops.cli_data._drift_of_tables": (
                 "parts/cli_data.html#_drift_of_tables",
@@ -685,6 +723,20 @@ d = {
             "brookside_mlops.cli_notify.notify_command": (
                 "parts/cli_notify.html#notify_command",
                 "brookside_mlops/cli_notify.py",
+            ),
+        },
+        "brookside_mlops.cli_notion": {
+            "brookside_mlops.cli_notion._show": (
+                "parts/cli_notion.html#_show",
+                "brookside_mlops/cli_notion.py",
+            ),
+            "brookside_mlops.cli_notion.monthly_cost_of": (
+                "parts/cli_notion.html#monthly_cost_of",
+                "brookside_mlops/cli_notion.py",
+            ),
+            "brookside_mlops.cli_notion.notion_sync": (
+                "parts/cli_notion.html#notion_sync",
+                "brookside_mlops/cli_notion.py",
             ),
         },
         "brookside_mlops.cli_options": {
@@ -1223,6 +1275,207 @@ d = {
             "brookside_mlops.contracts.for_usecase": (
                 "parts/contracts.html#for_usecase",
                 "brookside_mlops/contracts.py",
+            ),
+        },
+        "brookside_mlops.cost_anomalies": {
+            "brookside_mlops.cost_anomalies.Anomaly": (
+                "parts/cost_anomalies.html#anomaly",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+            "brookside_mlops.cost_anomalies.Anomaly.words": (
+                "parts/cost_anomalies.html#anomaly.words",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+            "brookside_mlops.cost_anomalies.Rules": (
+                "parts/cost_anomalies.html#rules",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+            "brookside_mlops.cost_anomalies.anomalies": (
+                "parts/cost_anomalies.html#anomalies",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+            "brookside_mlops.cost_anomalies.judge": (
+                "parts/cost_anomalies.html#judge",
+                "brookside_mlops/cost_anomalies.py",
+            ),
+        },
+        "brookside_mlops.cost_budgets": {
+            "brookside_mlops.cost_budgets.BudgetCheck": (
+                "parts/cost_budgets.html#budgetcheck",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.BudgetCheck.words": (
+                "parts/cost_budgets.html#budgetcheck.words",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.DailyCost": (
+                "parts/cost_budgets.html#dailycost",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.by_day": (
+                "parts/cost_budgets.html#by_day",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.check_budget": (
+                "parts/cost_budgets.html#check_budget",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.read_daily": (
+                "parts/cost_budgets.html#read_daily",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.spent_in": (
+                "parts/cost_budgets.html#spent_in",
+                "brookside_mlops/cost_budgets.py",
+            ),
+        },
+        "brookside_mlops.cost_picture": {
+            "brookside_mlops.cost_picture.cost_picture": (
+                "parts/cost_picture.html#cost_picture",
+                "brookside_mlops/cost_picture.py",
+            )
+        },
+        "brookside_mlops.cost_prices": {
+            "brookside_mlops.cost_prices.CostSettings": (
+                "parts/cost_prices.html#costsettings",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.CostSettings._thresholds_rise": (
+                "parts/cost_prices.html#costsettings._thresholds_rise",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.InstancePrice": (
+                "parts/cost_prices.html#instanceprice",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.InstancePrice.of": (
+                "parts/cost_prices.html#instanceprice.of",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.PriceList": (
+                "parts/cost_prices.html#pricelist",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.PriceList.hourly": (
+                "parts/cost_prices.html#pricelist.hourly",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.PriceList.stale": (
+                "parts/cost_prices.html#pricelist.stale",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.PriceTerms": (
+                "parts/cost_prices.html#priceterms",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.cents": (
+                "parts/cost_prices.html#cents",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.exact": (
+                "parts/cost_prices.html#exact",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.percent": (
+                "parts/cost_prices.html#percent",
+                "brookside_mlops/cost_prices.py",
+            ),
+            "brookside_mlops.cost_prices.tier_of": (
+                "parts/cost_prices.html#tier_of",
+                "brookside_mlops/cost_prices.py",
+            ),
+        },
+        "brookside_mlops.cost_scenarios": {
+            "brookside_mlops.cost_scenarios.Scenario": (
+                "parts/cost_scenarios.html#scenario",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.Scenario.lines": (
+                "parts/cost_scenarios.html#scenario.lines",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.Served": (
+                "parts/cost_scenarios.html#served",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.UnitCost": (
+                "parts/cost_scenarios.html#unitcost",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.UnitCost.lines": (
+                "parts/cost_scenarios.html#unitcost.lines",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.Wish": (
+                "parts/cost_scenarios.html#wish",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.hours_of": (
+                "parts/cost_scenarios.html#hours_of",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.served": (
+                "parts/cost_scenarios.html#served",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.unit_cost": (
+                "parts/cost_scenarios.html#unit_cost",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.week_hours": (
+                "parts/cost_scenarios.html#week_hours",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+            "brookside_mlops.cost_scenarios.what_if": (
+                "parts/cost_scenarios.html#what_if",
+                "brookside_mlops/cost_scenarios.py",
+            ),
+        },
+        "brookside_mlops.costs": {
+            "brookside_mlops.costs.Amounts": ("parts/costs.html#amounts", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.Amounts.words": (
+                "parts/costs.html#amounts.words",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.CostReport": ("parts/costs.html#costreport", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.CostRow": ("parts/costs.html#costrow", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.DeploymentCost": (
+                "parts/costs.html#deploymentcost",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.DeploymentCost.rollout": (
+                "parts/costs.html#deploymentcost.rollout",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.Instances": ("parts/costs.html#instances", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.Instances.words": (
+                "parts/costs.html#instances.words",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.RolloutCost": ("parts/costs.html#rolloutcost", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.RolloutCost.words": (
+                "parts/costs.html#rolloutcost.words",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs._money": ("parts/costs.html#_money", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.cost_report": ("parts/costs.html#cost_report", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.cost_row": ("parts/costs.html#cost_row", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.deployment_cost": (
+                "parts/costs.html#deployment_cost",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.instances_of": (
+                "parts/costs.html#instances_of",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.monthly": ("parts/costs.html#monthly", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.project_costs": (
+                "parts/costs.html#project_costs",
+                "brookside_mlops/costs.py",
+            ),
+            "brookside_mlops.costs.report_lines": (
+                "parts/costs.html#report_lines",
+                "brookside_mlops/costs.py",
             ),
         },
         "brookside_mlops.csv_files": {
@@ -2739,6 +2992,32 @@ d = {
                 "brookside_mlops/incidents.py",
             ),
         },
+        "brookside_mlops.ini_sections": {
+            "brookside_mlops.ini_sections.Written": (
+                "parts/ini_sections.html#written",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.Written.place": (
+                "parts/ini_sections.html#written.place",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.checked": (
+                "parts/ini_sections.html#checked",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.complaints": (
+                "parts/ini_sections.html#complaints",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.parse_sections": (
+                "parts/ini_sections.html#parse_sections",
+                "brookside_mlops/ini_sections.py",
+            ),
+            "brookside_mlops.ini_sections.section_values": (
+                "parts/ini_sections.html#section_values",
+                "brookside_mlops/ini_sections.py",
+            ),
+        },
         "brookside_mlops.kernels": {
             "brookside_mlops.kernels.ForkProvisioner": (
                 "parts/kernels.html#forkprovisioner",
@@ -3462,6 +3741,185 @@ d = {
                 "brookside_mlops/notifications.py",
             ),
         },
+        "brookside_mlops.notion": {
+            "brookside_mlops.notion.Plan": ("parts/notion.html#plan", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.Plan.lines": (
+                "parts/notion.html#plan.lines",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.Plan.size": ("parts/notion.html#plan.size", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.Plan.view": ("parts/notion.html#plan.view", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.TrackerPage": (
+                "parts/notion.html#trackerpage",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.TrackerPage.name": (
+                "parts/notion.html#trackerpage.name",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.TrackerRow": (
+                "parts/notion.html#trackerrow",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.TrackerRow.values": (
+                "parts/notion.html#trackerrow.values",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.Update": ("parts/notion.html#update", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.Update.changes": (
+                "parts/notion.html#update.changes",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion._all": ("parts/notion.html#_all", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion._counted": ("parts/notion.html#_counted", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion._disputed": ("parts/notion.html#_disputed", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion._fault": ("parts/notion.html#_fault", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion._named": ("parts/notion.html#_named", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.from_notion": (
+                "parts/notion.html#from_notion",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.page_of": ("parts/notion.html#page_of", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.plan": ("parts/notion.html#plan", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.schema_faults": (
+                "parts/notion.html#schema_faults",
+                "brookside_mlops/notion.py",
+            ),
+            "brookside_mlops.notion.shown": ("parts/notion.html#shown", "brookside_mlops/notion.py"),
+            "brookside_mlops.notion.to_notion": ("parts/notion.html#to_notion", "brookside_mlops/notion.py"),
+        },
+        "brookside_mlops.notion_api": {
+            "brookside_mlops.notion_api.NotionError": (
+                "parts/notion_api.html#notionerror",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker": (
+                "parts/notion_api.html#tracker",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.__init__": (
+                "parts/notion_api.html#tracker.__init__",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker._answers": (
+                "parts/notion_api.html#tracker._answers",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker._properties": (
+                "parts/notion_api.html#tracker._properties",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker._source_of": (
+                "parts/notion_api.html#tracker._source_of",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker._write": (
+                "parts/notion_api.html#tracker._write",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.archive": (
+                "parts/notion_api.html#tracker.archive",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.call": (
+                "parts/notion_api.html#tracker.call",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.create": (
+                "parts/notion_api.html#tracker.create",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.find": (
+                "parts/notion_api.html#tracker.find",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.pages": (
+                "parts/notion_api.html#tracker.pages",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.Tracker.update": (
+                "parts/notion_api.html#tracker.update",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.database_id": (
+                "parts/notion_api.html#database_id",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.explained": (
+                "parts/notion_api.html#explained",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.notion_client_of": (
+                "parts/notion_api.html#notion_client_of",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.open_tracker": (
+                "parts/notion_api.html#open_tracker",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.passing": (
+                "parts/notion_api.html#passing",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.pause": (
+                "parts/notion_api.html#pause",
+                "brookside_mlops/notion_api.py",
+            ),
+            "brookside_mlops.notion_api.read_token": (
+                "parts/notion_api.html#read_token",
+                "brookside_mlops/notion_api.py",
+            ),
+        },
+        "brookside_mlops.notion_sync": {
+            "brookside_mlops.notion_sync.NotionSettings": (
+                "parts/notion_sync.html#notionsettings",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.NotionSettings._known_places": (
+                "parts/notion_sync.html#notionsettings._known_places",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.Seen": (
+                "parts/notion_sync.html#seen",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync._steps": (
+                "parts/notion_sync.html#_steps",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.alone": (
+                "parts/notion_sync.html#alone",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.carry_out": (
+                "parts/notion_sync.html#carry_out",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.difference": (
+                "parts/notion_sync.html#difference",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.link_of": (
+                "parts/notion_sync.html#link_of",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.row_of": (
+                "parts/notion_sync.html#row_of",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.seen_endpoints": (
+                "parts/notion_sync.html#seen_endpoints",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.serving_run": (
+                "parts/notion_sync.html#serving_run",
+                "brookside_mlops/notion_sync.py",
+            ),
+            "brookside_mlops.notion_sync.status_of": (
+                "parts/notion_sync.html#status_of",
+                "brookside_mlops/notion_sync.py",
+            ),
+        },
         "brookside_mlops.onboarding": {
             "brookside_mlops.onboarding.Onboarding": (
                 "parts/onboarding.html#onboarding",
@@ -3527,6 +3985,10 @@ d = {
             ),
             "brookside_mlops.onnx_export._register": (
                 "parts/onnx_export.html#_register",
+                "brookside_mlops/onnx_export.py",
+            ),
+            "brookside_mlops.onnx_export._sort_opsets": (
+                "parts/onnx_export.html#_sort_opsets",
                 "brookside_mlops/onnx_export.py",
             ),
             "brookside_mlops.onnx_export._tail": (
@@ -3783,6 +4245,28 @@ d = {
                 "brookside_mlops/portfolio.py",
             ),
             "brookside_mlops.portfolio.whole": ("parts/portfolio.html#whole", "brookside_mlops/portfolio.py"),
+        },
+        "brookside_mlops.price_file": {
+            "brookside_mlops.price_file._place": (
+                "parts/price_file.html#_place",
+                "brookside_mlops/price_file.py",
+            ),
+            "brookside_mlops.price_file._set": (
+                "parts/price_file.html#_set",
+                "brookside_mlops/price_file.py",
+            ),
+            "brookside_mlops.price_file._values": (
+                "parts/price_file.html#_values",
+                "brookside_mlops/price_file.py",
+            ),
+            "brookside_mlops.price_file.updated": (
+                "parts/price_file.html#updated",
+                "brookside_mlops/price_file.py",
+            ),
+            "brookside_mlops.price_file.write_prices": (
+                "parts/price_file.html#write_prices",
+                "brookside_mlops/price_file.py",
+            ),
         },
         "brookside_mlops.profiles": {
             "brookside_mlops.profiles.FeatureProfile": (
@@ -4124,6 +4608,60 @@ d = {
             ),
             "brookside_mlops.results.worst": ("parts/results.html#worst", "brookside_mlops/results.py"),
         },
+        "brookside_mlops.retail_prices": {
+            "brookside_mlops.retail_prices.RetailItem": (
+                "parts/retail_prices.html#retailitem",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._Busy": (
+                "parts/retail_prices.html#_busy",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._Busy.__init__": (
+                "parts/retail_prices.html#_busy.__init__",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._ask": (
+                "parts/retail_prices.html#_ask",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._is_tier": (
+                "parts/retail_prices.html#_is_tier",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._page": (
+                "parts/retail_prices.html#_page",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices._same_server": (
+                "parts/retail_prices.html#_same_server",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.checked_address": (
+                "parts/retail_prices.html#checked_address",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.fetch": (
+                "parts/retail_prices.html#fetch",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.hourly_price": (
+                "parts/retail_prices.html#hourly_price",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.instance_prices": (
+                "parts/retail_prices.html#instance_prices",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.query_of": (
+                "parts/retail_prices.html#query_of",
+                "brookside_mlops/retail_prices.py",
+            ),
+            "brookside_mlops.retail_prices.retry_after": (
+                "parts/retail_prices.html#retry_after",
+                "brookside_mlops/retail_prices.py",
+            ),
+        },
         "brookside_mlops.retraining": {
             "brookside_mlops.retraining.Facts": (
                 "parts/retraining.html#facts",
@@ -4447,6 +4985,10 @@ d = {
             ),
             "brookside_mlops.rollout_run.continue_rollout": (
                 "parts/rollout_run.html#continue_rollout",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.cost_of": (
+                "parts/rollout_run.html#cost_of",
                 "brookside_mlops/rollout_run.py",
             ),
             "brookside_mlops.rollout_run.deploy_run": (
@@ -4876,22 +5418,6 @@ d = {
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Gates": ("parts/settings.html#gates", "brookside_mlops/settings.py"),
-            "brookside_mlops.settings.Written": (
-                "parts/settings.html#written",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings.Written.place": (
-                "parts/settings.html#written.place",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings._checked": (
-                "parts/settings.html#_checked",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings._complaints": (
-                "parts/settings.html#_complaints",
-                "brookside_mlops/settings.py",
-            ),
             "brookside_mlops.settings._endpoint_fault": (
                 "parts/settings.html#_endpoint_fault",
                 "brookside_mlops/settings.py",
@@ -4909,12 +5435,12 @@ d = {
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings._parse": ("parts/settings.html#_parse", "brookside_mlops/settings.py"),
-            "brookside_mlops.settings._usecase_parts": (
-                "parts/settings.html#_usecase_parts",
+            "brookside_mlops.settings._price_list": (
+                "parts/settings.html#_price_list",
                 "brookside_mlops/settings.py",
             ),
-            "brookside_mlops.settings._values": (
-                "parts/settings.html#_values",
+            "brookside_mlops.settings._usecase_parts": (
+                "parts/settings.html#_usecase_parts",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.add_usecase": (
@@ -4931,6 +5457,14 @@ d = {
             ),
             "brookside_mlops.settings.project_of": (
                 "parts/settings.html#project_of",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.read_prices": (
+                "parts/settings.html#read_prices",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.read_section": (
+                "parts/settings.html#read_section",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.read_settings": (
@@ -5044,6 +5578,10 @@ d = {
             ),
             "brookside_mlops.stages.deploy.rollout_checks": (
                 "stages/deploy.html#rollout_checks",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.rollout_cost": (
+                "stages/deploy.html#rollout_cost",
                 "brookside_mlops/stages/deploy.py",
             ),
             "brookside_mlops.stages.deploy.splits_picture": (

@@ -49,6 +49,7 @@ AuditEvent = Literal[
     "incident",
     "alert",
     "run",
+    "notion",
 ]
 EVENTS: tuple[AuditEvent, ...] = get_args(AuditEvent)
 FIRST = "0" * 64

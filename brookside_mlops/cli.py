@@ -13,9 +13,11 @@ import typer
 
 from .cli_audit import audit_app
 from .cli_care import endpoint_app
+from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
 from .cli_monitor import monitor_command
 from .cli_notify import notify_command
+from .cli_notion import notion_app
 from brookside_mlops.cli_options import (
     ApproveOption,
     EnvironmentOption,
@@ -379,7 +381,9 @@ app.command("notify")(notify_command)
 app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.add_typer(contract_app, name="contract")
+app.add_typer(costs_app, name="costs")
 app.add_typer(endpoint_app, name="endpoint")
+app.add_typer(notion_app, name="notion")
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(runs_app, name="runs")
 app.add_typer(audit_app, name="audit")

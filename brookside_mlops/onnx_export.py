@@ -164,6 +164,13 @@ def _tail(model: Model, given: list[str]) -> tuple[list[Any], list[Any], list[An
     return _clusters(model, given[0])
 
 
+def _sort_opsets(model: onnx.ModelProto) -> None:
+    """Put the operator sets of a graph in alphabetical order; the converter keeps them in a set, which has none."""
+    opsets = sorted(model.opset_import, key=lambda one: one.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+
+
 def to_onnx(model: Model) -> onnx.ModelProto:
     """Return a model as one graph from raw columns to answers, checked by onnx. The same model gives the same bytes."""
     converted = _convert(model)
@@ -173,6 +180,7 @@ def to_onnx(model: Model) -> onnx.ModelProto:
     del converted.graph.output[:]
     converted.graph.output.extend(outputs)
     _name_inputs(converted.graph, model.features.names())
+    _sort_opsets(converted)
     onnx.checker.check_model(converted)
     return converted
 

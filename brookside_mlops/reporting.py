@@ -172,6 +172,7 @@ def summary(run: Run) -> dict[str, Any]:
         found |= {name: content[name] for name in ("endpoint", "deployment", "version")} | {"serves": own}
         if own:
             found |= {name: content[name] for name in ("scoring_uri", "key_file")}
+            found |= {"cost": content["cost"]} if content.get("cost") else {}
     return found
 
 
@@ -188,10 +189,13 @@ def show_end(console: Console, run: Run) -> None:
     ]
     found = summary(run)
     if found.get("serves"):
+        from brookside_mlops.costs import RolloutCost
         from brookside_mlops.endpoints.local import LocalEndpoint
 
         endpoint = LocalEndpoint(run.settings.state, found["endpoint"])
         lines += [("endpoint", endpoint.show_uri()), ("try it", endpoint.curl_line())]
+        if "cost" in found:
+            lines.append(("costs", RolloutCost.model_validate(found["cost"]).words()))
         lines.append(("stop it", f"brookside-mlops endpoint stop {found['endpoint']}"))
     elif "endpoint" in found:
         lines.append(("endpoint", f"{found['endpoint']}: {successor(run) or 'nothing serves now'}"))

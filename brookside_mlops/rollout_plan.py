@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .canary import Rules
+from .costs import DeploymentCost, RolloutCost
 from .endpoints.protocol import Deployment, EndpointInfo
 from .settings import Environment
 
@@ -20,7 +21,6 @@ from .settings import Environment
 __all__ = [
     "COLOURS",
     "LOOKS",
-    "HOURS_PER_MONTH",
     "serving",
     "free_name",
     "Target",
@@ -129,11 +129,8 @@ def way_back(new: str, old: str, weight: int, gradual: bool) -> list[dict[str, i
 
 
 # %% ../nbs/parts/rollout_plan.ipynb #5c95c350
-HOURS_PER_MONTH = 730.0
-
-
 class PlanView(BaseModel):
-    """A plan before it begins; costs are in USD per month."""
+    """A plan before it begins, and what a month costs before, during and after it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -145,21 +142,16 @@ class PlanView(BaseModel):
     steps: list[str]
     gates: list[str]
     deletes: list[str]
-    cost_before: float
-    cost_during: float
-    cost_after: float
+    cost: RolloutCost
 
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
-        costs = (
-            f"USD {self.cost_before:,.2f} now, {self.cost_during:,.2f} during, {self.cost_after:,.2f} after"
-        )
         return [
             f"version {self.version} to {self.endpoint}: {self.strategy}, {self.new} beside {self.old or 'nothing'}",
             *(f"  {number}. {step}" for number, step in enumerate(self.steps, 1)),
             *(f"  stops it: {gate}" for gate in self.gates),
             *(f"  deletes: {one}" for one in self.deletes),
-            f"  cost per month: {costs}",
+            f"  costs: {self.cost.words()}",
         ]
 
     def _repr_html_(self) -> str:
@@ -200,9 +192,9 @@ def stops(plan: Plan) -> list[str]:
 
 
 def view_plan(
-    plan: Plan, info: EndpointInfo | None, endpoint: str, target: Target, monthly: float
+    plan: Plan, info: EndpointInfo | None, endpoint: str, target: Target, cost: DeploymentCost
 ) -> PlanView:
-    """Return what a plan would do to an endpoint; `monthly` is the cost of one deployment, `info` None where there is no endpoint yet."""
+    """Return what a plan would do to an endpoint; `cost` is that of one deployment, `info` None where there is no endpoint yet."""
     known = {one.name: one for one in info.deployments} if info else {}
     old, new = serving(known), free_name(known)
     if old and known[old].weight == 100 and same_version(known[old], target):
@@ -215,9 +207,7 @@ def view_plan(
             steps=["nothing: this version serves already"],
             gates=[],
             deletes=[],
-            cost_before=monthly * len(known),
-            cost_during=monthly * len(known),
-            cost_after=monthly * len(known),
+            cost=cost.rollout(len(known), len(known), len(known)),
         )
     deletes = (
         [f"{new} (version {known[new].version}, 0 % of the traffic), to make room"] if new in known else []
@@ -234,7 +224,5 @@ def view_plan(
         steps=_steps(plan, new, old),
         gates=stops(plan),
         deletes=deletes,
-        cost_before=monthly * len(known),
-        cost_during=monthly * (1 + len(known.keys() - {new})),
-        cost_after=monthly * after,
+        cost=cost.rollout(len(known), 1 + len(known.keys() - {new}), after),
     )

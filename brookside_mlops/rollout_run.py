@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .audit import audit_log
+from .costs import DeploymentCost, deployment_cost
 from .endpoints.local import LocalEndpoint
 from .errors import ApprovalNeeded, GateFailed, InputError, RolloutWaits
 from .registry import RegisterResult, check_version, mark_serving
@@ -20,9 +21,10 @@ from .releases import Release, Releases
 from .rollout import Context, Record, unheard
 from .rollout_driver import go_on, roll_out
 from .rollout_news import tell
-from .rollout_plan import HOURS_PER_MONTH, PlanView, Target, plan_of, serving, view_plan
+from .rollout_plan import PlanView, Target, plan_of, serving, view_plan
 from .rollout_store import RolloutStore, Wish
 from .runs import Run
+from .settings import read_prices
 from .smoke import smoke
 
 # %% auto #0
@@ -34,6 +36,7 @@ __all__ = [
     "replaying",
     "outcome",
     "detach",
+    "cost_of",
     "plan_view",
     "run_of_endpoint",
     "deploy_run",
@@ -167,13 +170,17 @@ def detach(run: Run) -> int:
 
 
 # %% ../nbs/parts/rollout_run.ipynb #0c3a8956
+def cost_of(run: Run) -> DeploymentCost:
+    """Return what a deployment of a run's version costs a month; its endpoint is on this machine."""
+    return deployment_cost(run.settings, read_prices(run.project), "local")
+
+
 def plan_view(run: Run) -> PlanView:
     """Return what rolling out a run's version would do; nothing is changed."""
     endpoint, target = endpoint_of(run), target_of_run(run)
     settings = run.settings
-    monthly = settings.instance_price * settings.instance_count * HOURS_PER_MONTH
     info = endpoint.show() if endpoint.state.exists else None
-    return view_plan(plan_of(settings), info, endpoint.name, target, monthly)
+    return view_plan(plan_of(settings), info, endpoint.name, target, cost_of(run))
 
 
 def run_of_endpoint(state_folder: Path, name: str) -> Run:

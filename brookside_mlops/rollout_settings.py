@@ -51,9 +51,6 @@ class RolloutSettings(BaseModel):
     sample_share: Share = 0.1
     log_days: Annotated[float, Field(gt=0)] = 30.0
 
-    instance_price: Annotated[float, Field(ge=0)] = 0.0
-    instance_count: Annotated[int, Field(ge=1, le=1000)] = 1
-
     @field_validator("rollout_steps")
     @classmethod
     def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from .cost_prices import CostSettings, InstancePrice, PriceList, PriceTerms
 from .errors import InputError
 from .files import write_text
+from .ini_sections import Checked, Written, checked, parse_sections, section_values
 from .rollout_settings import RolloutSettings
 from .usecases import UseCase
 
@@ -24,14 +25,14 @@ from .usecases import UseCase
 __all__ = [
     "Share",
     "ENVIRONMENTS",
-    "Checked",
     "Gates",
     "Environment",
     "project_file",
     "settings_file",
-    "Written",
     "check_endpoints",
+    "read_prices",
     "read_settings",
+    "read_section",
     "runs_folder",
     "state_folder",
     "state_folders",
@@ -63,7 +64,7 @@ class Gates(BaseModel):
 
 
 # %% ../nbs/parts/settings.ipynb #a2ae9958
-class Environment(Gates, RolloutSettings):
+class Environment(Gates, RolloutSettings, CostSettings):
     """One environment's section of settings.ini with what it inherits from `[DEFAULT]`."""
 
     name: str
@@ -137,8 +138,6 @@ class Environment(Gates, RolloutSettings):
 
 # %% ../nbs/parts/settings.ipynb #ffaed114
 ENVIRONMENTS = ("dev", "staging", "prod")
-Checked = TypeVar("Checked", bound=BaseModel)
-_LISTS = {"features", "slices", "rollout_steps"}
 
 
 def project_file(project: Path, name: str) -> Path:
@@ -158,40 +157,14 @@ def settings_file(project: Path) -> Path:
 
 
 def _parse(path: Path) -> dict[str, dict[str, str]]:
-    """Return the sections of the file, `[DEFAULT]` among them; a malformed file is an `InputError` with its line."""
-    parser = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=(" ;", " #"), default_section="\0"
-    )
+    """Return the sections of the file; a malformed file is an `InputError` with its line."""
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=path.name)
+        return parse_sections(path.read_text(encoding="utf-8"), path.name)
     except (configparser.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {error}") from None
-    return {name: dict(parser[name]) for name in parser.sections()}
-
-
-def _values(section: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of a section with comma lists split and empty values left out."""
-    given = {key: value.strip() for key, value in section.items() if value.strip()}
-    return {
-        key: tuple(item.strip() for item in value.split(",")) if key in _LISTS else value
-        for key, value in given.items()
-    }
 
 
 # %% ../nbs/parts/settings.ipynb #287109c1
-@dataclass(frozen=True)
-class Written:
-    """Values as they are written, and the place of each: `[section] key`."""
-
-    values: dict[str, Any]
-    places: dict[str, str]
-    section: str
-
-    def place(self, key: str) -> str:
-        """Return where a key is written; for one that is not, where it would be."""
-        return self.places.get(key, f"[{self.section}] {key}")
-
-
 def _environment(sections: Mapping[str, Mapping[str, str]], name: str, case: str) -> Written:
     """Return what the file says of an environment for a use case: `[DEFAULT]`, its own section, the use case's keys."""
     merged: dict[str, str] = {}
@@ -199,29 +172,11 @@ def _environment(sections: Mapping[str, Mapping[str, str]], name: str, case: str
     for section in ("DEFAULT", name):
         for key, value in sections.get(section, {}).items():
             merged[key], places[key] = value, f"[{section}] {key}"
-    values = _values(merged)
+    values = section_values(merged)
     for key, value in _usecase_parts(sections[case])[1][name].items():
-        values |= _values({key: value})
+        values |= section_values({key: value})
         places[key] = f"[{case}] {name}.{key}"
     return Written(values, places, name)
-
-
-def _complaints(
-    file: str, written: Written, faults: Iterable[Mapping[str, Any]], allowed: set[str]
-) -> list[str]:
-    """Return one line per wrong value: file, section, key, value, what is allowed."""
-    lines = []
-    for fault in faults:
-        what = str(fault["msg"]).removeprefix("Value error, ")
-        if not fault["loc"]:  # it is about several keys, and begins with the first
-            key, _, what = what.partition(": ")
-            lines.append(f"{file} {written.place(key)}: {what}")
-            continue
-        key = str(fault["loc"][0])
-        if fault["type"] == "extra_forbidden":
-            what = f"not a setting; allowed here: {', '.join(sorted(allowed))}"
-        lines.append(f"{file} {written.place(key)}: {written.values.get(key, fault['input'])!r}: {what}")
-    return lines
 
 
 # %% ../nbs/parts/settings.ipynb #3f3dab73
@@ -238,30 +193,13 @@ def _usecase_parts(section: Mapping[str, str]) -> tuple[dict[str, str], dict[str
     return own, gates
 
 
-def _checked(
-    kind: type[Checked], fixed: Mapping[str, Any], written: Written, file: str
-) -> Checked | list[str]:
-    """Return the model of what is written, or a line per wrong value. What is `fixed` cannot be set."""
-    allowed = set(kind.model_fields) - set(fixed)
-    taken = [
-        {"loc": (key,), "type": "extra_forbidden", "msg": "", "input": ""}
-        for key in fixed
-        if key in written.values
-    ]
-    try:
-        found = kind.model_validate({**written.values, **fixed})
-    except ValidationError as error:
-        return _complaints(file, written, [*taken, *error.errors()], allowed)
-    return _complaints(file, written, taken, allowed) or found
-
-
 def _others(sections: Mapping[str, Mapping[str, str]], case: str, environment: str, file: str) -> list[str]:
     """Return what is wrong with a use case's values for the environments other than one."""
     lines: list[str] = []
     for name, gates in _usecase_parts(sections[case])[1].items():
         if name != environment and gates:
             written = _environment(sections, name, case)
-            found = _checked(Environment, {"name": name, "project": Path()}, written, file)
+            found = checked(Environment, {"name": name, "project": Path()}, written, file)
             own = tuple(f"{file} {written.place(key)}:" for key in gates)
             lines += [line for line in found if line.startswith(own)] if isinstance(found, list) else []
     return lines
@@ -286,11 +224,46 @@ def check_endpoints(project: Path, case: UseCase) -> None:
     lines: list[str] = []
     for name in ENVIRONMENTS:
         written = _environment(sections, name, f"usecase.{case.name}")
-        settings = _checked(Environment, {"name": name, "project": project}, written, path.name)
+        settings = checked(Environment, {"name": name, "project": project}, written, path.name)
         if isinstance(settings, Environment) and (fault := _endpoint_fault(settings, case, written)):
             lines.append(f"use case {case.name!r}: {path.name} {fault}")
     if lines:
         raise InputError("\n".join(lines))
+
+
+def _price_list(sections: Mapping[str, Mapping[str, str]], file: str) -> PriceList | list[str]:
+    """Return the prices of `[prices]` and `[price.NAME]`, or a line per wrong value."""
+    shared = Written(section_values(sections.get("prices", {})), {}, "prices")
+    terms = checked(PriceTerms, {}, shared, file)
+    lines = terms if isinstance(terms, list) else []
+    instances: dict[str, InstancePrice] = {}
+    for title in sections:
+        kind, dot, name = title.partition(".")
+        if kind == "price" and dot:
+            found = checked(
+                InstancePrice, {"name": name}, Written(section_values(sections[title]), {}, title), file
+            )
+            if isinstance(found, list):
+                lines += found
+            else:
+                instances[name] = found
+    return lines if lines or isinstance(terms, list) else PriceList(terms=terms, instances=instances)
+
+
+def read_prices(project: Path) -> PriceList:
+    """Return the prices of a project: those in its settings.ini, or of the package where it has none.
+
+    Raises `InputError` with every wrong value: the place where it is written, the value, what is allowed.
+    """
+    path = settings_file(project)
+    sections = _parse(path)
+    if not any(title == "prices" or title.startswith("price.") for title in sections):
+        path = project_file(Path(__file__).resolve().parent, "settings.ini")
+        sections = _parse(path)
+    found = _price_list(sections, path.name)
+    if isinstance(found, list):
+        raise InputError("\n".join(found))
+    return found
 
 
 def read_settings(project: Path, environment: str, usecase: str) -> tuple[Environment, UseCase]:
@@ -311,18 +284,33 @@ def read_settings(project: Path, environment: str, usecase: str) -> tuple[Enviro
             f"use case {usecase!r}: {path.name} has no [usecase.{usecase}]; it has {', '.join(known)}"
         )
     title = f"usecase.{usecase}"
-    own = Written(_values(_usecase_parts(sections[title])[0]), {}, title)
+    own = Written(section_values(_usecase_parts(sections[title])[0]), {}, title)
     written = _environment(sections, environment, title)
-    case = _checked(UseCase, {"name": usecase}, own, path.name)
-    settings = _checked(Environment, {"name": environment, "project": project}, written, path.name)
+    case = checked(UseCase, {"name": usecase}, own, path.name)
+    settings = checked(Environment, {"name": environment, "project": project}, written, path.name)
     lines = [line for found in (case, settings) if isinstance(found, list) for line in found]
     lines += _others(sections, title, environment, path.name)
+    prices = _price_list(sections, path.name)
+    lines += prices if isinstance(prices, list) else []
     if not lines and isinstance(case, UseCase) and isinstance(settings, Environment):
         fault = _endpoint_fault(settings, case, written)
         if not fault:
             return settings, case
         lines.append(f"{path.name} {fault}")
     raise InputError("\n".join(lines))
+
+
+# %% ../nbs/parts/settings.ipynb #de8c28f6
+def read_section(project: Path, section: str, kind: type[Checked]) -> Checked:
+    """Return a section of settings.ini as a model, with its defaults where there is none.
+
+    Raises `InputError` with every wrong value: section, key, value, what is allowed.
+    """
+    path = settings_file(project)
+    found = checked(kind, {}, Written(section_values(_parse(path).get(section, {})), {}, section), path.name)
+    if isinstance(found, list):
+        raise InputError("\n".join(found))
+    return found
 
 
 # %% ../nbs/parts/settings.ipynb #5f98197f

@@ -18,7 +18,7 @@ from brookside_mlops.errors import InputError
 from brookside_mlops.explain import contributions, importance
 from brookside_mlops.features import Features, class_names, model_inputs, read_features
 from brookside_mlops.modelling import load_model
-from brookside_mlops.onnx_export import Parity, compare_bundle, request_of, write_bundle
+from brookside_mlops.onnx_export import Parity, compare_bundle, request_of, to_onnx, write_bundle
 from brookside_mlops.payload import parse_payload
 from brookside_mlops.runs import Run
 from brookside_mlops.smoke import same_answers
@@ -72,6 +72,13 @@ def test_same_rows_and_seed_give_the_same_bytes(
     model = fit(data, Recipe(clusters=run.usecase.clusters), machine).model
     info = write_bundle(tmp_path, model, run.usecase, data.train.head(3))
     assert info.sha256 == Bundle.open(run.folder / "bundle").info.sha256
+
+
+def test_operator_sets_of_a_graph_are_in_alphabetical_order(trained: Callable[[str], Run]) -> None:
+    """The converter keeps them in a set, whose order is another one in another process: the bytes would be others, too."""
+    graph = to_onnx(load_model(trained("viability").path("model.skops")))
+    domains = [one.domain for one in graph.opset_import]
+    assert len(domains) > 1 and domains == sorted(domains)
 
 
 def test_calibration_agrees_with_scikit_learn(trained: Callable[[str], Run]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brookside_mlops.costs import Amounts, DeploymentCost, Instances
 from brookside_mlops.endpoints.local import EndpointError
 from brookside_mlops.errors import ApprovalNeeded, GateFailed, InputError, RolloutWaits
 from brookside_mlops.rollout import ENDED, STATES, Record, State, abort, home, restore, told
@@ -743,23 +745,38 @@ def test_way_back_falls_to_nothing(weight: int, gradual: bool) -> None:
     ]
 
 
+PRICE = DeploymentCost(
+    place="local",
+    instances=Instances(type="Standard_DS2_v2", count=1, tier="pay_as_you_go"),
+    currency="USD",
+    monthly=Decimal(100),
+)
+
+
 def test_plan_shows_what_is_made_what_is_deleted_and_what_it_costs(world: World) -> None:
     info = world.endpoint.show()
-    shown = view_plan(plan(), info, "cost-dev", target(2), 100.0)
+    shown = view_plan(plan(), info, "cost-dev", target(2), PRICE)
     assert (shown.new, shown.old) == ("green", "blue") and shown.deletes == [
         "blue (version 1), after the last bake"
     ]
-    assert (shown.cost_before, shown.cost_during, shown.cost_after) == (100.0, 200.0, 100.0)
+    assert shown.cost.in_azure == Amounts(before=Decimal(100), during=Decimal(200), after=Decimal(100))
     text = "\n".join(shown.lines())
     assert "traffic green 10 %, blue 90 %; bake 10 s" in text and "stops it: error rate over 5.0%" in text
     assert "<pre>" in shown._repr_html_()
-    kept = view_plan(plan("blue-green", (100,), approval=True), info, "cost-dev", target(2), 100.0)
-    assert kept.cost_after == 200.0 and any("wait for an approval" in step for step in kept.steps)
+    kept = view_plan(plan("blue-green", (100,), approval=True), info, "cost-dev", target(2), PRICE)
+    assert (
+        kept.cost.in_azure
+        and kept.cost.in_azure.after == 200
+        and any("wait for an approval" in step for step in kept.steps)
+    )
     assert any("keep blue at 0 % for 24 h" in step for step in kept.steps)
-    again = view_plan(plan(), info, "cost-dev", target(1), 100.0)
-    assert again.steps == ["nothing: this version serves already"] and again.cost_after == 100.0
-    first = view_plan(plan(), None, "cost-dev", target(1), 100.0)
-    assert (first.new, first.old, first.cost_before) == ("blue", "", 0.0)
+    again = view_plan(plan(), info, "cost-dev", target(1), PRICE)
+    assert again.steps == ["nothing: this version serves already"] and again.cost.in_azure == Amounts(
+        before=Decimal(100), during=Decimal(100), after=Decimal(100)
+    )
+    first = view_plan(plan(), None, "cost-dev", target(1), PRICE)
+    assert (first.new, first.old) == ("blue", "")
+    assert first.cost.in_azure == Amounts(before=Decimal(0), during=Decimal(100), after=Decimal(100))
     assert any("no bake: nothing else could serve" in step for step in first.steps)
     assert world.endpoint.calls == []
 
