@@ -40,10 +40,6 @@ d = {
                 "parts/alert_effects.html#notdone",
                 "brookside_mlops/alert_effects.py",
             ),
-            "brookside_mlops.alert_effects.RetrainRequest": (
-                "parts/alert_effects.html#retrainrequest",
-                "brookside_mlops/alert_effects.py",
-            ),
             "brookside_mlops.alert_effects._Skipped": (
                 "parts/alert_effects.html#_skipped",
                 "brookside_mlops/alert_effects.py",
@@ -114,10 +110,6 @@ d = {
             ),
             "brookside_mlops.alert_effects.roll_back_endpoint": (
                 "parts/alert_effects.html#roll_back_endpoint",
-                "brookside_mlops/alert_effects.py",
-            ),
-            "brookside_mlops.alert_effects.write_request": (
-                "parts/alert_effects.html#write_request",
                 "brookside_mlops/alert_effects.py",
             ),
         },
@@ -688,6 +680,10 @@ d = {
             ),
             "brookside_mlops.cli_monitor._run_due": (
                 "parts/cli_monitor.html#_run_due",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.due_jobs": (
+                "parts/cli_monitor.html#due_jobs",
                 "brookside_mlops/cli_monitor.py",
             ),
             "brookside_mlops.cli_monitor.endpoints_by_settings": (
