@@ -31,6 +31,88 @@ d = {
                 "brookside_mlops/alert_channels.py",
             ),
         },
+        "brookside_mlops.alert_effects": {
+            "brookside_mlops.alert_effects.Means": (
+                "parts/alert_effects.html#means",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects.NotDone": (
+                "parts/alert_effects.html#notdone",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._Skipped": (
+                "parts/alert_effects.html#_skipped",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._begun": (
+                "parts/alert_effects.html#_begun",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._do": (
+                "parts/alert_effects.html#_do",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._incident": (
+                "parts/alert_effects.html#_incident",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._last_rollout": (
+                "parts/alert_effects.html#_last_rollout",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._only": (
+                "parts/alert_effects.html#_only",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._retrain": (
+                "parts/alert_effects.html#_retrain",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._roll_back": (
+                "parts/alert_effects.html#_roll_back",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._tell": (
+                "parts/alert_effects.html#_tell",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._tell_failure": (
+                "parts/alert_effects.html#_tell_failure",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects._trail": (
+                "parts/alert_effects.html#_trail",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects.carry_out": (
+                "parts/alert_effects.html#carry_out",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects.carry_out_all": (
+                "parts/alert_effects.html#carry_out_all",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects.channel_variables": (
+                "parts/alert_effects.html#channel_variables",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects.effects_of": (
+                "parts/alert_effects.html#effects_of",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects.incident_for": (
+                "parts/alert_effects.html#incident_for",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects.message_of": (
+                "parts/alert_effects.html#message_of",
+                "brookside_mlops/alert_effects.py",
+            ),
+            "brookside_mlops.alert_effects.roll_back_endpoint": (
+                "parts/alert_effects.html#roll_back_endpoint",
+                "brookside_mlops/alert_effects.py",
+            ),
+        },
         "brookside_mlops.alert_rules": {
             "brookside_mlops.alert_rules.AlertRule": (
                 "parts/alert_rules.html#alertrule",
@@ -56,6 +138,134 @@ d = {
                 "parts/alert_rules.html#rule_faults",
                 "brookside_mlops/alert_rules.py",
             ),
+        },
+        "brookside_mlops.alert_store": {
+            "brookside_mlops.alert_store.AlertStore": (
+                "parts/alert_store.html#alertstore",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.__init__": (
+                "parts/alert_store.html#alertstore.__init__",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore._change": (
+                "parts/alert_store.html#alertstore._change",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore._rows": (
+                "parts/alert_store.html#alertstore._rows",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.advance": (
+                "parts/alert_store.html#alertstore.advance",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.effects": (
+                "parts/alert_store.html#alertstore.effects",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.events": (
+                "parts/alert_store.html#alertstore.events",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.exists": (
+                "parts/alert_store.html#alertstore.exists",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.keep": (
+                "parts/alert_store.html#alertstore.keep",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.observe": (
+                "parts/alert_store.html#alertstore.observe",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.observed": (
+                "parts/alert_store.html#alertstore.observed",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.show": (
+                "parts/alert_store.html#alertstore.show",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.shown": (
+                "parts/alert_store.html#alertstore.shown",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.silence": (
+                "parts/alert_store.html#alertstore.silence",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.silences": (
+                "parts/alert_store.html#alertstore.silences",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.AlertStore.state": (
+                "parts/alert_store.html#alertstore.state",
+                "brookside_mlops/alert_store.py",
+            ),
+            "brookside_mlops.alert_store.Effect": (
+                "parts/alert_store.html#effect",
+                "brookside_mlops/alert_store.py",
+            ),
+        },
+        "brookside_mlops.alerts": {
+            "brookside_mlops.alerts.AlertEvent": (
+                "parts/alerts.html#alertevent",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.AlertEvent.alert": (
+                "parts/alerts.html#alertevent.alert",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.AlertEvent.name": (
+                "parts/alerts.html#alertevent.name",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.AlertState": (
+                "parts/alerts.html#alertstate",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.AlertState.open": (
+                "parts/alerts.html#alertstate.open",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.RuleState": ("parts/alerts.html#rulestate", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts.Silence": ("parts/alerts.html#silence", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts._blind": ("parts/alerts.html#_blind", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts._patience": ("parts/alerts.html#_patience", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts._silenced": ("parts/alerts.html#_silenced", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts._told": ("parts/alerts.html#_told", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts._while_closed": (
+                "parts/alerts.html#_while_closed",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts._while_open": (
+                "parts/alerts.html#_while_open",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.clock_text": (
+                "parts/alerts.html#clock_text",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.evaluate": ("parts/alerts.html#evaluate", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts.flap_window": (
+                "parts/alerts.html#flap_window",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.flaps": ("parts/alerts.html#flaps", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts.inhibited": ("parts/alerts.html#inhibited", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts.metric_text": (
+                "parts/alerts.html#metric_text",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.number_text": (
+                "parts/alerts.html#number_text",
+                "brookside_mlops/alerts.py",
+            ),
+            "brookside_mlops.alerts.replay": ("parts/alerts.html#replay", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts.rule_text": ("parts/alerts.html#rule_text", "brookside_mlops/alerts.py"),
+            "brookside_mlops.alerts.step": ("parts/alerts.html#step", "brookside_mlops/alerts.py"),
         },
         "brookside_mlops.attribution": {
             "brookside_mlops.attribution.Attribution": (
@@ -521,6 +731,56 @@ d = {
             "brookside_mlops.cli_labels.labels_export": (
                 "parts/cli_labels.html#labels_export",
                 "brookside_mlops/cli_labels.py",
+            ),
+        },
+        "brookside_mlops.cli_monitor": {
+            "brookside_mlops.cli_monitor._configure": (
+                "parts/cli_monitor.html#_configure",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._dashboards": (
+                "parts/cli_monitor.html#_dashboards",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._look_at_all": (
+                "parts/cli_monitor.html#_look_at_all",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._refuse_two": (
+                "parts/cli_monitor.html#_refuse_two",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._run_due": (
+                "parts/cli_monitor.html#_run_due",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.due_jobs": (
+                "parts/cli_monitor.html#due_jobs",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.endpoints_by_settings": (
+                "parts/cli_monitor.html#endpoints_by_settings",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.monitor_command": (
+                "parts/cli_monitor.html#monitor_command",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.report_lines": (
+                "parts/cli_monitor.html#report_lines",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.silence": (
+                "parts/cli_monitor.html#silence",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.watch": (
+                "parts/cli_monitor.html#watch",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor.watched": (
+                "parts/cli_monitor.html#watched",
+                "brookside_mlops/cli_monitor.py",
             ),
         },
         "brookside_mlops.cli_notify": {
@@ -1810,6 +2070,28 @@ d = {
             "brookside_mlops.endpoints.page.read_page": (
                 "parts/page.html#read_page",
                 "brookside_mlops/endpoints/page.py",
+            ),
+        },
+        "brookside_mlops.endpoints.page_monitor": {
+            "brookside_mlops.endpoints.page_monitor.AlertLine": (
+                "parts/page_monitor.html#alertline",
+                "brookside_mlops/endpoints/page_monitor.py",
+            ),
+            "brookside_mlops.endpoints.page_monitor.HourView": (
+                "parts/page_monitor.html#hourview",
+                "brookside_mlops/endpoints/page_monitor.py",
+            ),
+            "brookside_mlops.endpoints.page_monitor.MonitorView": (
+                "parts/page_monitor.html#monitorview",
+                "brookside_mlops/endpoints/page_monitor.py",
+            ),
+            "brookside_mlops.endpoints.page_monitor._Part": (
+                "parts/page_monitor.html#_part",
+                "brookside_mlops/endpoints/page_monitor.py",
+            ),
+            "brookside_mlops.endpoints.page_monitor.read_monitor": (
+                "parts/page_monitor.html#read_monitor",
+                "brookside_mlops/endpoints/page_monitor.py",
             ),
         },
         "brookside_mlops.endpoints.page_view": {
@@ -3377,6 +3659,187 @@ d = {
                 "brookside_mlops/modelling.py",
             ),
         },
+        "brookside_mlops.monitor": {
+            "brookside_mlops.monitor.AlertView": (
+                "parts/monitor.html#alertview",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.MonitorReport": (
+                "parts/monitor.html#monitorreport",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.MonitorReport.critical": (
+                "parts/monitor.html#monitorreport.critical",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.Watched": ("parts/monitor.html#watched", "brookside_mlops/monitor.py"),
+            "brookside_mlops.monitor.alert_views": (
+                "parts/monitor.html#alert_views",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.look": ("parts/monitor.html#look", "brookside_mlops/monitor.py"),
+            "brookside_mlops.monitor.moment": ("parts/monitor.html#moment", "brookside_mlops/monitor.py"),
+            "brookside_mlops.monitor.report_of": (
+                "parts/monitor.html#report_of",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.samples_at": (
+                "parts/monitor.html#samples_at",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.tenures_of": (
+                "parts/monitor.html#tenures_of",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.time_line": (
+                "parts/monitor.html#time_line",
+                "brookside_mlops/monitor.py",
+            ),
+        },
+        "brookside_mlops.monitor_dashboard": {
+            "brookside_mlops.monitor_dashboard._alerts": (
+                "parts/monitor_dashboard.html#_alerts",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._history": (
+                "parts/monitor_dashboard.html#_history",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._metrics": (
+                "parts/monitor_dashboard.html#_metrics",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._predictions": (
+                "parts/monitor_dashboard.html#_predictions",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._table": (
+                "parts/monitor_dashboard.html#_table",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._versions": (
+                "parts/monitor_dashboard.html#_versions",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard.dashboard_text": (
+                "parts/monitor_dashboard.html#dashboard_text",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard.write_dashboard": (
+                "parts/monitor_dashboard.html#write_dashboard",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+        },
+        "brookside_mlops.monitor_history": {
+            "brookside_mlops.monitor_history.DashboardData": (
+                "parts/monitor_history.html#dashboarddata",
+                "brookside_mlops/monitor_history.py",
+            ),
+            "brookside_mlops.monitor_history.alert_spans": (
+                "parts/monitor_history.html#alert_spans",
+                "brookside_mlops/monitor_history.py",
+            ),
+            "brookside_mlops.monitor_history.read_dashboard": (
+                "parts/monitor_history.html#read_dashboard",
+                "brookside_mlops/monitor_history.py",
+            ),
+        },
+        "brookside_mlops.monitor_pictures": {
+            "brookside_mlops.monitor_pictures._clock": (
+                "parts/monitor_pictures.html#_clock",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures._distribution": (
+                "parts/monitor_pictures.html#_distribution",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures._limit": (
+                "parts/monitor_pictures.html#_limit",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures._times": (
+                "parts/monitor_pictures.html#_times",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures._values": (
+                "parts/monitor_pictures.html#_values",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures.alert_picture": (
+                "parts/monitor_pictures.html#alert_picture",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures.latency_picture": (
+                "parts/monitor_pictures.html#latency_picture",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures.prediction_picture": (
+                "parts/monitor_pictures.html#prediction_picture",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+            "brookside_mlops.monitor_pictures.traffic_picture": (
+                "parts/monitor_pictures.html#traffic_picture",
+                "brookside_mlops/monitor_pictures.py",
+            ),
+        },
+        "brookside_mlops.monitoring": {
+            "brookside_mlops.monitoring.Rows": (
+                "parts/monitoring.html#rows",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.Rows.between": (
+                "parts/monitoring.html#rows.between",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.Rows.where": (
+                "parts/monitoring.html#rows.where",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.Tenure": (
+                "parts/monitoring.html#tenure",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.VersionMetrics": (
+                "parts/monitoring.html#versionmetrics",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.WindowMetrics": (
+                "parts/monitoring.html#windowmetrics",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring._categories": (
+                "parts/monitoring.html#_categories",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring._joined": (
+                "parts/monitoring.html#_joined",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.by_version": (
+                "parts/monitoring.html#by_version",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.percentiles_ms": (
+                "parts/monitoring.html#percentiles_ms",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.read_rows": (
+                "parts/monitoring.html#read_rows",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.summarise": (
+                "parts/monitoring.html#summarise",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.version_of_rows": (
+                "parts/monitoring.html#version_of_rows",
+                "brookside_mlops/monitoring.py",
+            ),
+            "brookside_mlops.monitoring.windows": (
+                "parts/monitoring.html#windows",
+                "brookside_mlops/monitoring.py",
+            ),
+        },
         "brookside_mlops.monitoring_config": {
             "brookside_mlops.monitoring_config.MonitoringConfig": (
                 "parts/monitoring_config.html#monitoringconfig",
@@ -3459,6 +3922,24 @@ d = {
             "brookside_mlops.monitoring_configure.configure_alerts": (
                 "parts/monitoring_configure.html#configure_alerts",
                 "brookside_mlops/monitoring_configure.py",
+            ),
+        },
+        "brookside_mlops.monitoring_predictions": {
+            "brookside_mlops.monitoring_predictions.PredictionMetrics": (
+                "parts/monitoring_predictions.html#predictionmetrics",
+                "brookside_mlops/monitoring_predictions.py",
+            ),
+            "brookside_mlops.monitoring_predictions._written": (
+                "parts/monitoring_predictions.html#_written",
+                "brookside_mlops/monitoring_predictions.py",
+            ),
+            "brookside_mlops.monitoring_predictions.read_predictions": (
+                "parts/monitoring_predictions.html#read_predictions",
+                "brookside_mlops/monitoring_predictions.py",
+            ),
+            "brookside_mlops.monitoring_predictions.sampled_predictions": (
+                "parts/monitoring_predictions.html#sampled_predictions",
+                "brookside_mlops/monitoring_predictions.py",
             ),
         },
         "brookside_mlops.monitoring_sections": {
@@ -5037,6 +5518,10 @@ d = {
             ),
             "brookside_mlops.rollout_store.RolloutStore.release": (
                 "parts/rollout_store.html#rolloutstore.release",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore.rows": (
+                "parts/rollout_store.html#rolloutstore.rows",
                 "brookside_mlops/rollout_store.py",
             ),
             "brookside_mlops.rollout_store.RolloutStore.save": (

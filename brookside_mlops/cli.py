@@ -16,6 +16,7 @@ from .cli_care import endpoint_app
 from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
 from .cli_labels import labels_app
+from .cli_monitor import monitor_command
 from .cli_notify import notify_command
 from .cli_notion import notion_app
 from brookside_mlops.cli_options import (
@@ -377,6 +378,7 @@ def approve_command(
 
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
+app.command("monitor")(monitor_command)
 app.command("notify")(notify_command)
 app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)

@@ -147,6 +147,14 @@ class RolloutStore:
                 ).fetchone()
             )
 
+    def rows(self, endpoint: str) -> list[Row]:
+        """Return all rollouts of an endpoint, the oldest first."""
+        if not self.path.exists():
+            return []
+        with self._change() as database:
+            found = database.execute(f"{_SELECT} where endpoint = ? order by id", (endpoint,)).fetchall()
+        return [row for row in map(_row, found) if row is not None]
+
     def begin(self, endpoint: str, document: str) -> int:
         """Write down a new rollout, held by this process, and return its number. Raises InputError where one is held."""
         with self._change() as database:

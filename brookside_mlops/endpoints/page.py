@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from ..audit import audit_log
 from .fleet import Fleet
+from .page_monitor import read_monitor
 from .page_view import DeploymentView, Driven, MirrorView, PageView, page_view
 from .request_log import RequestLog
 from .state import EndpointState
@@ -85,7 +86,7 @@ def read_page(
 ) -> PageView:
     """Return the page, with versions, rollout and events from the state folder; `now` in seconds since 1970."""
     folder, faults = state.folder.parent.parent, []
-    driven, events = None, []
+    driven, events, monitor = None, [], None
     try:
         versions = {name: one.version for name, one in state.deployments().items()}
         deployments = [one.model_copy(update={"version": versions.get(one.name, 0)}) for one in deployments]
@@ -98,11 +99,21 @@ def read_page(
         events = audit_log(folder).last(state.name, EVENTS)
     except (BrooksideError, OSError) as error:
         faults.append(str(error))
-    return page_view(state.name, deployments, driven, events, mirror=mirror, faults=faults, lost=lost)
+    try:
+        monitor = read_monitor(folder, state.name)
+    except (BrooksideError, ValidationError) as error:
+        faults.append(f"What the monitor saw cannot be read ({type(error).__name__}).")
+    rest = {"mirror": mirror, "monitor": monitor, "faults": faults, "lost": lost}
+    return page_view(state.name, deployments, driven, events, **rest)
 
 
 # %% ../../nbs/parts/page.ipynb #5beaa4a3
-FILES = {"page.js": "text/javascript", "page.css": "text/css", "page.svg": "image/svg+xml"}
+FILES = {
+    "page.js": "text/javascript",
+    "monitor.js": "text/javascript",
+    "page.css": "text/css",
+    "page.svg": "image/svg+xml",
+}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..audit_chain import AuditRow
 from ..canary import Point
+from .page_monitor import MonitorView
 from ..rollout import ENDED, Record
 from ..rollout_plan import splits, stops
 
@@ -324,6 +325,7 @@ class PageView(View):
     endpoint: str
     deployments: list[DeploymentView]
     mirror: MirrorView | None = None
+    monitor: MonitorView | None = None
     rollout: RolloutView | None = None
     analysis: AnalysisView | None = None
     events: list[EventView] = Field(default_factory=list)
@@ -353,7 +355,7 @@ def page_view(
     rows: Sequence[AuditRow] = (),
     **rest: Any,
 ) -> PageView:
-    """Return the page of an endpoint. `rest` are fields of the page that are shown as they are: mirror, faults, lost."""
+    """Return the page of an endpoint. `rest` are fields of the page that are shown as they are: mirror, monitor, faults, lost."""
     record = driven.record if driven else None
     moving = record is not None and record.state not in ENDED
     roles: dict[str, Any] = {record.new: "new", record.old: "stable"} if record and moving else {}

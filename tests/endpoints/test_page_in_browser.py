@@ -7,7 +7,9 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,10 +22,15 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
+from brookside_mlops.alert_effects import Means
+from brookside_mlops.alert_rules import AlertRule
+from brookside_mlops.alert_store import AlertStore
+from brookside_mlops.alerts import Silence
 from brookside_mlops.audit import audit_log
 from brookside_mlops.bundle import Bundle
 from brookside_mlops.endpoints.local import LocalEndpoint
 from brookside_mlops.endpoints.tickets import Tickets
+from brookside_mlops.monitor import Watched, look
 from brookside_mlops.results import Check
 from brookside_mlops.rollout import Context
 from brookside_mlops.rollout_driver import roll_out
@@ -275,6 +282,46 @@ def test_page_follows_a_rollout_without_reload(browser: Browser, served: Served)
     steps = browser.run("return window.steps")
     assert [step for step in steps if step.endswith("%")] == ["10 %", "50 %", "100 %"]
     assert browser.complaints() == [] and browser.hosts() - {"data", "chrome", "about"} == {served.host}
+
+
+def test_page_shows_open_alerts_and_the_last_hour(browser: Browser, served: Served) -> None:
+    browser.driver.get(served.link)
+    browser.wait(
+        lambda: browser.text("#no-alerts") == "Nothing has been seen of this endpoint yet.", "the page"
+    )
+    assert "monitor --endpoint viability-dev --watch" in browser.text("#monitor-hint")
+
+    def rule(name: str, **changes: Any) -> AlertRule:
+        known = {"metric": "requests", "comparison": "above", "threshold": 0, "severity": "critical"}
+        return AlertRule.model_validate({"name": name, **known, **changes})
+
+    rules = [rule("busy"), rule("slow", severity="warning", metric="p50_ms"), rule("later", for_minutes=30)]
+    state = served.folder / "state"
+    AlertStore(state).silence(NAME, Silence(rule="slow", start=0, end=1e10, by=HOSTILE))
+    watched = Watched(state, NAME, rules, Means(state, {}))
+    look(watched, time.time() + 62)  # the minute that has just begun is over then
+    browser.wait(lambda: browser.text("#open-alerts .rule") == "busy", "the alert")
+    lines = browser.run(
+        "return [...document.querySelectorAll('#open-alerts li')].map((one) => one.innerText)"
+    )
+    assert [line.split()[0] for line in lines] == ["critical", "warning", "pending"]
+    assert "since 20" in lines[0] and "alert: above 0" in lines[0] and f"silenced by {HOSTILE}" in lines[1]
+    assert browser.run("return document.querySelectorAll('img, b').length") == 0
+    numbers = browser.run("return [...document.querySelectorAll('#hour dd')].map((one) => one.innerText)")
+    assert int(numbers[0].replace(",", "")) > 0 and numbers[2:4] == ["0.0 %", "100.0 %"]
+    chart = "return document.querySelector('#hour-chart').getClientRects().length && "
+    assert browser.run(f"{chart} document.querySelector('#hour-chart .line').getAttribute('d')").startswith(
+        "M"
+    )
+    assert "No alert" not in browser.text("#monitor") and not browser.text("#monitor-hint")
+    top = "return document.querySelector('main').children[2].getBoundingClientRect().top"
+    first = "return document.querySelector('#traffic').getBoundingClientRect().top"
+    assert browser.run(top) < browser.run(first)  # what is open comes first
+    check_looks(browser)
+
+    look(replace(watched, rules=[]), time.time() + 122)
+    browser.wait(lambda: browser.text("#no-alerts") == "No alert is open.", "the end of the alerts")
+    assert not browser.text("#open-alerts") and browser.complaints() == []
 
 
 def test_page_says_since_when_the_server_is_gone_and_comes_back(browser: Browser, served: Served) -> None:

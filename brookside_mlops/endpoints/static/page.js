@@ -283,6 +283,7 @@ function show(next) {
   showTraffic(page);
   showRollout(rollout);
   showAnalysis(page.analysis);
+  showMonitor(page.monitor, page.endpoint);
   list($("events"), page.events, (event) => event.number, makeEvent);
   reveal($("no-events"), !page.events.length);
   showAlerts();
@@ -335,6 +336,7 @@ async function refused() {
 
 setInterval(() => {
   countDown();
+  showAge();
   if (Date.now() - tried > SILENCE) { gone(); connect(); }
 }, 250);
 new ResizeObserver(redraw).observe($("analysis"));
