@@ -1408,10 +1408,6 @@ d = {
                 "parts/cost_prices.html#costsettings",
                 "brookside_mlops/cost_prices.py",
             ),
-            "brookside_mlops.cost_prices.CostSettings._thresholds_rise": (
-                "parts/cost_prices.html#costsettings._thresholds_rise",
-                "brookside_mlops/cost_prices.py",
-            ),
             "brookside_mlops.cost_prices.InstancePrice": (
                 "parts/cost_prices.html#instanceprice",
                 "brookside_mlops/cost_prices.py",

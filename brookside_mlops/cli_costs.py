@@ -236,12 +236,13 @@ def budget_command(
 
     from brookside_mlops.cost_budgets import by_day, check_budget, read_daily, spent_in
     from brookside_mlops.costs import instances_of, monthly
+    from brookside_mlops.monitoring_config import monitoring_config
     from brookside_mlops.reporting import show_json
     from brookside_mlops.settings import ENVIRONMENTS, read_prices
 
     if month and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
         raise InputError(f"--month {month}: a month such as 2026-11 would be right")
-    prices = read_prices(Path.cwd())
+    prices, config = read_prices(Path.cwd()), monitoring_config(Path.cwd())
     bill = read_daily(daily) if daily else None
     month = month or (max(one.day for one in bill).isoformat()[:7] if bill else "")
     checks = []
@@ -250,7 +251,7 @@ def budget_command(
         amount = (
             monthly(prices, instances_of(settings)) if bill is None else spent_in(by_day(bill, name), month)
         )
-        checks.append(check_budget(name, amount, settings))
+        checks.append(check_budget(name, amount, config.profile(name).cost_monitoring))
     found = [one for one in checks if one is not None]
     if as_json:
         show_json({"month": month, "budgets": [one.model_dump(mode="json") for one in found]})
@@ -258,7 +259,7 @@ def budget_command(
         for one in found:
             typer.echo(one.words(prices.terms.currency))
         if not found:
-            typer.echo("no environment has a budget: settings.ini monthly_budget sets one")
+            typer.echo("no environment has a budget: cost_monitoring of monitoring-config.yml sets one")
     if any(one.verdict == "fail" for one in found):
         raise typer.Exit(1)
 

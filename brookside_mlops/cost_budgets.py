@@ -14,8 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .cost_prices import CostSettings, Difference, Money, Percent, percent
+from .cost_prices import Difference, Money, Percent, percent
 from .errors import InputError
+from .monitoring_sections import CostMonitoring
 
 # %% auto #0
 __all__ = ["MOST", "DailyCost", "read_daily", "by_day", "spent_in", "BudgetCheck", "check_budget"]
@@ -108,12 +109,12 @@ class BudgetCheck(BaseModel):
         )
 
 
-def check_budget(environment: str, amount: Decimal, settings: CostSettings) -> BudgetCheck | None:
+def check_budget(environment: str, amount: Decimal, limits: CostMonitoring) -> BudgetCheck | None:
     """Return how an amount stands to the budget of an environment, None where it has no budget."""
-    budget = settings.monthly_budget
+    budget = limits.monthly_budget
     if not budget:
         return None
-    reached = [one for one in settings.budget_thresholds if 100 * amount >= one * budget]
+    reached = [round(100 * share) for share in limits.budget_alerts if amount >= Decimal(str(share)) * budget]
     verdict: Literal["pass", "warning", "fail"] = (
         "fail" if amount > budget else "warning" if reached else "pass"
     )

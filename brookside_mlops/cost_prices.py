@@ -9,7 +9,7 @@ from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .errors import InputError
 
@@ -112,23 +112,13 @@ class InstancePrice(BaseModel):
 
 
 class CostSettings(BaseModel):
-    """What an environment's endpoint runs on in Azure, and what it may cost a month; a budget of 0 is none."""
+    """What an environment's endpoint runs on in Azure."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     instance_type: str = Field("Standard_DS2_v2", pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     instance_count: Annotated[int, Field(ge=1, le=1000)] = 1
     instance_tier: Tier = "pay_as_you_go"
-    monthly_budget: Money = Decimal(0)
-    budget_thresholds: Annotated[tuple[int, ...], Field(min_length=1)] = (50, 80, 100)
-
-    @field_validator("budget_thresholds")
-    @classmethod
-    def _thresholds_rise(cls, thresholds: tuple[int, ...]) -> tuple[int, ...]:
-        """Accept percentages that rise."""
-        if list(thresholds) != sorted(set(thresholds)) or not 1 <= thresholds[0] <= thresholds[-1] <= 1000:
-            raise ValueError("percentages from 1 to 1000, each larger than the one before, e.g. 50, 80, 100")
-        return thresholds
 
 
 # %% ../nbs/parts/cost_prices.ipynb #5748d2db

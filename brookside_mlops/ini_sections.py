@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 __all__ = ["LISTS", "Checked", "parse_sections", "section_values", "Written", "complaints", "checked"]
 
 # %% ../nbs/parts/ini_sections.ipynb #a40a8408
-LISTS = {"features", "slices", "rollout_steps", "budget_thresholds"}  # keys whose values are split at commas
+LISTS = {"features", "slices", "rollout_steps"}  # keys whose values are split at commas
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
