@@ -754,14 +754,6 @@ d = {
                 "parts/cli_monitor.html#_run_due",
                 "brookside_mlops/cli_monitor.py",
             ),
-            "brookside_mlops.cli_monitor.due_jobs": (
-                "parts/cli_monitor.html#due_jobs",
-                "brookside_mlops/cli_monitor.py",
-            ),
-            "brookside_mlops.cli_monitor.endpoints_by_settings": (
-                "parts/cli_monitor.html#endpoints_by_settings",
-                "brookside_mlops/cli_monitor.py",
-            ),
             "brookside_mlops.cli_monitor.monitor_command": (
                 "parts/cli_monitor.html#monitor_command",
                 "brookside_mlops/cli_monitor.py",
@@ -776,10 +768,6 @@ d = {
             ),
             "brookside_mlops.cli_monitor.watch": (
                 "parts/cli_monitor.html#watch",
-                "brookside_mlops/cli_monitor.py",
-            ),
-            "brookside_mlops.cli_monitor.watched": (
-                "parts/cli_monitor.html#watched",
                 "brookside_mlops/cli_monitor.py",
             ),
         },
@@ -3292,6 +3280,25 @@ d = {
             "brookside_mlops.ini_sections.section_values": (
                 "parts/ini_sections.html#section_values",
                 "brookside_mlops/ini_sections.py",
+            ),
+        },
+        "brookside_mlops.jobs": {
+            "brookside_mlops.jobs._each": ("parts/jobs.html#_each", "brookside_mlops/jobs.py"),
+            "brookside_mlops.jobs.accuracy_drop": (
+                "parts/jobs.html#accuracy_drop",
+                "brookside_mlops/jobs.py",
+            ),
+            "brookside_mlops.jobs.check_costs": ("parts/jobs.html#check_costs", "brookside_mlops/jobs.py"),
+            "brookside_mlops.jobs.check_drift": ("parts/jobs.html#check_drift", "brookside_mlops/jobs.py"),
+            "brookside_mlops.jobs.drift_facts": ("parts/jobs.html#drift_facts", "brookside_mlops/jobs.py"),
+            "brookside_mlops.jobs.due_jobs": ("parts/jobs.html#due_jobs", "brookside_mlops/jobs.py"),
+            "brookside_mlops.jobs.look_at_metrics": (
+                "parts/jobs.html#look_at_metrics",
+                "brookside_mlops/jobs.py",
+            ),
+            "brookside_mlops.jobs.retrain_on_labels": (
+                "parts/jobs.html#retrain_on_labels",
+                "brookside_mlops/jobs.py",
             ),
         },
         "brookside_mlops.kernels": {
@@ -6651,6 +6658,15 @@ d = {
                 "parts/version_drift.html#weight_check",
                 "brookside_mlops/version_drift.py",
             ),
+        },
+        "brookside_mlops.watched": {
+            "brookside_mlops.watched.Deployed": ("parts/watched.html#deployed", "brookside_mlops/watched.py"),
+            "brookside_mlops.watched.deployed": ("parts/watched.html#deployed", "brookside_mlops/watched.py"),
+            "brookside_mlops.watched.find_deployed": (
+                "parts/watched.html#find_deployed",
+                "brookside_mlops/watched.py",
+            ),
+            "brookside_mlops.watched.watched": ("parts/watched.html#watched", "brookside_mlops/watched.py"),
         },
         "brookside_mlops.yaml_edit": {
             "brookside_mlops.yaml_edit._added": (

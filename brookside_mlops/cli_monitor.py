@@ -7,84 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_endpoint import state_of
 from .cli_options import JsonOption, expected
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from brookside_mlops.due import Due, Job
     from brookside_mlops.monitor import MonitorReport, Watched
 
 # %% auto #0
-__all__ = [
-    "endpoints_by_settings",
-    "watched",
-    "report_lines",
-    "watch",
-    "silence",
-    "due_jobs",
-    "monitor_command",
-]
-
-
-# %% ../nbs/parts/cli_monitor.ipynb #af207757
-def endpoints_by_settings(project: Path, environments: Sequence[str]) -> list[tuple[Path, str, str]]:
-    """Return the endpoints of a project that are there, each with its state folder and its environment."""
-    from brookside_mlops.endpoints.state import EndpointState
-    from brookside_mlops.onboarding import known_usecases
-    from brookside_mlops.settings import read_settings
-
-    found = []
-    for environment in environments:
-        for usecase in known_usecases(project):
-            settings, _ = read_settings(project, environment, usecase)
-            name = settings.endpoint_name(usecase)
-            if EndpointState(settings.state, name).exists:
-                found.append((settings.state, name, environment))
-    return found
-
-
-def watched(project: Path, endpoint: str, environment: str) -> list[Watched]:
-    """Return what to look at: one endpoint, those of an environment, or all. InputError where there is none."""
-    from brookside_mlops.alert_channels import notify_environ
-    from brookside_mlops.alert_effects import Means
-    from brookside_mlops.endpoints.state import EndpointState
-    from brookside_mlops.monitor import Watched
-    from brookside_mlops.monitoring_config import monitoring_config
-    from brookside_mlops.settings import ENVIRONMENTS
-
-    if environment and environment not in ENVIRONMENTS:
-        raise InputError(f"environment {environment!r} is not one of {', '.join(ENVIRONMENTS)}")
-    found = endpoints_by_settings(project, [environment] if environment else ENVIRONMENTS)
-    if endpoint:
-        state = state_of(None, endpoint)
-        if not EndpointState(state, endpoint).exists:
-            raise InputError(f"no endpoint {endpoint!r}: brookside-mlops endpoint list shows what is there")
-        last = endpoint.rpartition("-")[2]
-        guess = environment or (last if last in ENVIRONMENTS else "prod")
-        found = [one for one in found if one[1] == endpoint] or [(state, endpoint, guess)]
-    if not found:
-        where = f" in {environment}" if environment else ""
-        raise InputError(
-            f"no endpoint{where} yet: brookside-mlops run --environment {environment or 'dev'} makes one"
-        )
-    profiles = {name: monitoring_config(project).profile(name) for name in {one[2] for one in found}}
-    return [
-        Watched(
-            state,
-            name,
-            profiles[own].alert_rules,
-            Means(state, channels=partial(notify_environ, profiles[own].alerting)),
-            60 * profiles[own].performance_metrics.window_minutes,
-        )
-        for state, name, own in found
-    ]
+__all__ = ["report_lines", "watch", "silence", "monitor_command"]
 
 
 # %% ../nbs/parts/cli_monitor.ipynb #4e0de2e6
@@ -194,25 +129,12 @@ def _dashboards(found: Sequence[Watched], folder: Path, hours: float) -> list[st
     return paths
 
 
-def due_jobs(project: Path) -> dict[str, Job]:
-    """Return what `--due` can run, by the names of the schedules: the metrics of an environment."""
-    from brookside_mlops.monitor import look
-
-    def metrics(due: Due) -> str:
-        reports = [look(one) for one in watched(project, "", due.environment)]
-        open_ = [f"{one.endpoint}: {alert.rule}" for one in reports for alert in one.alerts if alert.open]
-        return (
-            f"looked at {', '.join(one.endpoint for one in reports)}; open: {', '.join(open_) or 'no alert'}"
-        )
-
-    return {"metrics": metrics}
-
-
 def _run_due(project: Path, environment: str) -> bool:
     """Run what is due, say what became of it, and return whether something failed."""
     from datetime import UTC, datetime
 
     from brookside_mlops.due import run_due
+    from brookside_mlops.jobs import due_jobs
 
     ran = run_due(project, environment, datetime.now(UTC), due_jobs(project))
     for one in ran:
@@ -273,6 +195,8 @@ def monitor_command(
         if _run_due(project, environment or "prod"):
             raise typer.Exit(1)
         return
+    from brookside_mlops.watched import watched
+
     found = [] if configure else watched(project, endpoint, environment)
     if quiet:
         told = silence(found, quiet, minutes, by)

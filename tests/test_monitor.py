@@ -30,6 +30,7 @@ from brookside_mlops.monitor_dashboard import write_dashboard
 from brookside_mlops.monitor_history import read_dashboard
 from brookside_mlops.notifications import VARIABLE
 from brookside_mlops.rollout_run import deploy_run
+from brookside_mlops.watched import watched as watched_of
 from tests.receivers import mailbox
 from tests.registered import Registered
 
@@ -259,7 +260,7 @@ def test_due_runs_the_metrics_once(failing: Path) -> None:
 def test_watch_goes_on_where_an_endpoint_cannot_be_read(
     failing: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = cli_monitor.watched(failing, "", "prod")
+    found = watched_of(failing, environment="prod")
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     (failing / ".brookside/monitor.db").write_bytes(
