@@ -23,6 +23,7 @@ __all__ = [
     "kolmogorov_smirnov",
     "ks_chance",
     "hidden_gap",
+    "ordered_cells",
     "gaps_between",
     "ks_exact",
     "cuts",
@@ -75,6 +76,19 @@ def hidden_gap(before: Floats, now: Floats) -> float:
     return max(0.0, float(most.max() - np.abs(apart).max()))
 
 
+# %% ../nbs/parts/distances.ipynb #dccd631a
+def ordered_cells(one: FeatureProfile) -> Floats:
+    """Return the counts of a number in order, infinite values on edges of their own [cells + 4]."""
+    cells = np.zeros(len(one.counts) + 4)
+    cells[2:-2] = one.counts
+    high = one.infinite - one.infinite_low
+    cells[2] -= one.infinite_low
+    cells[-3] -= high
+    cells[1] += one.infinite_low
+    cells[-2] += high
+    return cells
+
+
 # %% ../nbs/parts/distances.ipynb #0b10275c
 def gaps_between(before: Floats, now: Floats) -> tuple[Floats, Floats]:
     """Return all values of two sorted lists in order, and the gap between their cumulative curves from each on; 0 within ties."""
@@ -96,7 +110,7 @@ BINS = 10
 
 
 def cuts(reference: FeatureProfile) -> NDArray[np.intp]:
-    """Return the cells of a profile that end a bin: with the edge that ends a tenth of the rows, and before it where it holds a tenth itself."""
+    """Return the cells that end a bin: with the edge that ends a tenth of the rows, and before it where it holds a tenth itself."""
     through = np.cumsum(reference.counts)
     rows, edges = int(through[-1]), len(reference.edges)
     wanted = np.arange(1, BINS) / BINS * rows

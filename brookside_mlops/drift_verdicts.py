@@ -21,6 +21,7 @@ from brookside_mlops.distances import (
     kolmogorov_smirnov,
     ks_chance,
     levelled,
+    ordered_cells,
     psi,
 )
 from brookside_mlops.drift_intervals import (
@@ -149,14 +150,18 @@ class Exact:
     wasserstein: float | None
 
 
-def _transport(before: FeatureProfile, now: FeatureProfile, exact: Exact | None) -> dict[str, Any]:
-    """Return the Wasserstein distance, its error and estimate; nothing where there is no distance."""
+def _transport(
+    before: FeatureProfile, now: FeatureProfile, gap: Estimate, exact: Exact | None
+) -> dict[str, Any]:
+    """Return the Wasserstein distance, its error and estimate, for a constant those of KS; nothing where there is no distance."""
     found = wasserstein(before, now)
     if exact is not None and found is not None:
         found = None if exact.wasserstein is None else (exact.wasserstein, 0.0)
     if found is None:
         return {}
     size = spread(before)
+    if not size:
+        return {"wasserstein": gap.effect, "wasserstein_error": 0.0, "estimate": gap}
     distance, error = found[0] / size, found[1] / size
     estimate = wasserstein_estimate(distance, error, wasserstein_deviation(before, now) / size)
     return {"wasserstein": distance, "wasserstein_error": error, "estimate": estimate}
@@ -168,18 +173,19 @@ def _of_numbers(
     """Return the distances of two profiles of a number or time, and the estimate of the one that decides."""
     at = cuts(before)
     bins = binned(before, at), binned(now, at)
-    cells = before.counts.astype(np.float64), now.counts.astype(np.float64)
+    cells = ordered_cells(before), ordered_cells(now)
     rows = float(cells[0].sum()), float(cells[1].sum())
     gap, chance = kolmogorov_smirnov(*cells) if exact is None else (exact.ks, ks_chance(exact.ks, *rows))
     error = hidden_gap(*cells) if exact is None else 0.0
     found = {"ks": gap, "ks_p": chance, "ks_error": error, "p": chance, "method": method}
-    found |= {"psi": psi(*bins), "jsd": jensen_shannon(*bins)} | _transport(before, now, exact)
+    by_gap = ks_estimate(gap, error, *rows)
+    found |= {"psi": psi(*bins), "jsd": jensen_shannon(*bins)} | _transport(before, now, by_gap, exact)
     if method == "psi":
         found["estimate"] = psi_estimate(*bins)
     elif method == "jsd":
         found["estimate"] = jsd_estimate(*bins)
     elif method == "ks" or "estimate" not in found:  # KS decides where infinite values leave no distance
-        found |= {"estimate": ks_estimate(gap, error, *rows), "method": "ks"}
+        found |= {"estimate": by_gap, "method": "ks"}
     return found
 
 
