@@ -71,9 +71,8 @@ def jsd_estimate(before: Floats, now: Floats) -> Estimate:
     freedom, share = int(np.count_nonzero(middle)) - 1, (1 / rows[0] + 1 / rows[1]) / 8
     variance = 2 * freedom * share**2
     for side, count in zip((first, second), rows, strict=True):
-        slopes = np.zeros(len(side))
-        np.log(side / middle, out=slopes, where=side > 0)
-        variance += _variance(side, slopes / 2, count)
+        ratios = np.divide(side, middle, out=np.ones(len(side)), where=side > 0)
+        variance += _variance(side, np.log(ratios) / 2, count)
     squared = jensen_shannon(before, now) ** 2 * math.log(2)
     return Estimate(
         *(min(math.sqrt(one / math.log(2)), 1.0) for one in _interval(squared, freedom * share, variance))

@@ -9,7 +9,7 @@ import numpy as np
 
 from .distances import Floats, gaps_between
 from .feature_profiles import FeatureProfile
-from .moments import Scale, deviation, length, mean, scale_of
+from .moments import Scale, deviation, length, scale_of
 
 # %% auto #0
 __all__ = ["wasserstein", "spread", "wasserstein_deviation", "wasserstein_exact"]
@@ -18,7 +18,7 @@ __all__ = ["wasserstein", "spread", "wasserstein_deviation", "wasserstein_exact"
 # %% ../nbs/parts/wasserstein.ipynb #397730da
 def _finite_cells(one: FeatureProfile) -> Floats:
     """Return the counts of the finite values of a profile [cells]."""
-    cells = one.counts.astype(np.float64)
+    cells: Floats = one.counts.astype(np.float64)
     cells[0] -= one.infinite_low
     cells[-1] -= one.infinite - one.infinite_low
     return cells
@@ -29,7 +29,8 @@ def _tails(one: FeatureProfile, cells: Floats, scale: Scale) -> Floats:
     first, last = one.edges[0] - scale.middle, one.edges[-1] - scale.middle
     below = cells[0] * first - length(one.moments.below, scale)
     above = length(one.moments.above, scale) - cells[-1] * last
-    return np.maximum([below, above], 0.0) / cells.sum()
+    areas: Floats = np.maximum([below, above], 0.0) / cells.sum()
+    return areas
 
 
 def _between(apart: Floats) -> tuple[Floats, Floats]:
@@ -61,13 +62,9 @@ def wasserstein(before: FeatureProfile, now: FeatureProfile) -> tuple[float, flo
 
 
 def spread(before: FeatureProfile) -> float:
-    """Return what the distance is divided by: the standard deviation of the reference, or the size of a constant, or 1."""
+    """Return what the distance is divided by: the standard deviation of the reference, 0 for a constant."""
     scale = scale_of(float(before.edges[0]), float(before.edges[-1]))
-    return (
-        deviation(before.moments, before.finite, scale)
-        or abs(mean(before.moments, before.finite, scale))
-        or 1.0
-    )
+    return deviation(before.moments, before.finite, scale)
 
 
 # %% ../nbs/parts/wasserstein.ipynb #9c6be33a
