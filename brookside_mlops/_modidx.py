@@ -1026,6 +1026,10 @@ d = {
                 "parts/distances.html#levelled",
                 "brookside_mlops/distances.py",
             ),
+            "brookside_mlops.distances.ordered_cells": (
+                "parts/distances.html#ordered_cells",
+                "brookside_mlops/distances.py",
+            ),
             "brookside_mlops.distances.psi": ("parts/distances.html#psi", "brookside_mlops/distances.py"),
         },
         "brookside_mlops.drift": {
@@ -3266,10 +3270,6 @@ d = {
                 "parts/profiles.html#profile",
                 "brookside_mlops/profiles.py",
             ),
-            "brookside_mlops.profiles._as_parquet": (
-                "parts/profiles.html#_as_parquet",
-                "brookside_mlops/profiles.py",
-            ),
             "brookside_mlops.profiles._column_profile": (
                 "parts/profiles.html#_column_profile",
                 "brookside_mlops/profiles.py",
@@ -3281,6 +3281,10 @@ d = {
             "brookside_mlops.profiles._like": ("parts/profiles.html#_like", "brookside_mlops/profiles.py"),
             "brookside_mlops.profiles._of_strings": (
                 "parts/profiles.html#_of_strings",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.as_parquet": (
+                "parts/profiles.html#as_parquet",
                 "brookside_mlops/profiles.py",
             ),
             "brookside_mlops.profiles.column": ("parts/profiles.html#column", "brookside_mlops/profiles.py"),
@@ -3299,6 +3303,10 @@ d = {
             ),
             "brookside_mlops.profiles.sampled_edges": (
                 "parts/profiles.html#sampled_edges",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.sorted_column": (
+                "parts/profiles.html#sorted_column",
                 "brookside_mlops/profiles.py",
             ),
         },

@@ -13,19 +13,11 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from .datasets import read_table
 from brookside_mlops.distances import (
-    binned,
-    cuts,
-    jensen_shannon,
     ks_exact,
-    levelled,
-    psi,
 )
-from .drift_intervals import chi_square
 from brookside_mlops.drift_verdicts import (
     NUMBERS,
-    SIGNIFICANCE,
     Exact,
     FeatureDrift,
     Thresholds,
@@ -34,25 +26,12 @@ from brookside_mlops.drift_verdicts import (
     measure_feature,
 )
 from .errors import InputError
-from .feature_profiles import finite_part, sorted_numbers
+from .feature_profiles import finite_part
 from .identifiers import set_aside
-from .profiles import Profile, column, profile_file
+from .profiles import Profile, as_parquet, profile_file, sorted_column
 from .wasserstein import wasserstein_exact
 
-_all_ = [
-    "NUMBERS",
-    "SIGNIFICANCE",
-    "FeatureDrift",
-    "Thresholds",
-    "binned",
-    "chi_square",
-    "cuts",
-    "jensen_shannon",
-    "judge_feature",
-    "levelled",
-    "measure_feature",
-    "psi",
-]
+_all_ = ["NUMBERS", "FeatureDrift", "Thresholds", "judge_feature", "measure_feature"]
 Verdict = Literal["pass", "warning", "critical"]
 
 # %% auto #0
@@ -62,17 +41,10 @@ __all__ = [
     "compare",
     "compare_tables",
     "NUMBERS",
-    "SIGNIFICANCE",
     "FeatureDrift",
     "Thresholds",
-    "binned",
-    "chi_square",
-    "cuts",
-    "jensen_shannon",
     "judge_feature",
-    "levelled",
     "measure_feature",
-    "psi",
 ]
 
 
@@ -169,11 +141,12 @@ def compare(
 def _exact_distances(reference: str | Path, current: str | Path, names: Collection[str]) -> dict[str, Exact]:
     """Return the distances of numbers and times of two tables from all their values, a column of both at a time."""
     found = {}
-    for name in names:
-        sides = [sorted_numbers(column(read_table(path, [name]), name)) for path in (reference, current)]
-        finite = [side[slice(*finite_part(side))] for side in sides]
-        distance = wasserstein_exact(*finite) if all(len(side) for side in finite) else np.inf
-        found[name] = Exact(ks_exact(*sides), distance if np.isfinite(distance) else None)
+    with as_parquet(reference) as before, as_parquet(current) as now:
+        for name in names:
+            sides = [sorted_column(path, name) for path in (before, now)]
+            finite = [side[slice(*finite_part(side))] for side in sides]
+            distance = wasserstein_exact(*finite) if all(len(side) for side in finite) else np.inf
+            found[name] = Exact(ks_exact(*sides), distance if np.isfinite(distance) else None)
     return found
 
 

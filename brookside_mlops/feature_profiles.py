@@ -47,7 +47,7 @@ LEVELS = 10_000  # different values of a category that are counted; past that it
 
 def _fixed(values: Any, dtype: type) -> NDArray[Any]:
     """Return values as an array that cannot be written to; no copy of one that is an array already."""
-    array = np.asarray(values, dtype=dtype).view()
+    array: NDArray[Any] = np.asarray(values, dtype=dtype).view()
     array.flags.writeable = False
     return array
 
@@ -93,6 +93,8 @@ class FeatureProfile(BaseModel):
         """How many values are there and finite."""
         return self.rows - self.missing - self.infinite
 
+    __hash__ = None  # type: ignore[assignment]
+
     def __eq__(self, other: object) -> bool:
         """Say whether two profiles are the same in every count."""
         if not isinstance(other, FeatureProfile):
@@ -132,7 +134,7 @@ def few_values(finite: NDArray[np.float64]) -> NDArray[np.float64] | None:
 
 
 def edges_of(values: NDArray[np.float64], parts: int = EDGES) -> NDArray[np.float64]:
-    """Return the edges of sorted values: each different one up to 4,096, or else about `parts` quantiles (the inverse of the step function)."""
+    """Return the edges of sorted values: each different one up to 4,096, or about `parts` quantiles (inverse of the step function)."""
     first, last = finite_part(values)
     finite = values[first:last]
     if not len(finite):
@@ -269,7 +271,7 @@ def merged(name: str, parts: Iterable[FeatureProfile]) -> FeatureProfile:
 
 # %% ../nbs/parts/feature_profiles.ipynb #5c5218a4
 def _kept(before: NDArray[np.int64], upto: NDArray[np.int64], most: int) -> NDArray[np.intp]:
-    """Return the places of edges to keep, so that at most `most` rows lie between two; rows before and up to and with each edge are given."""
+    """Return the places of edges to keep, so that at most `most` rows lie between two, from the rows before and through each."""
     places, place, last = [0], 0, len(before) - 1
     while place < last:
         place = max(place + 1, int(np.searchsorted(before, upto[place] + most, side="right")) - 1)

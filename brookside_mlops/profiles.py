@@ -53,6 +53,8 @@ __all__ = [
     "profile",
     "merge",
     "sampled_edges",
+    "as_parquet",
+    "sorted_column",
     "profile_file",
     "FeatureKind",
     "FeatureProfile",
@@ -150,7 +152,10 @@ def _drawn_rows(rows: int) -> NDArray[np.int64]:
     """Return the numbers of the rows that are drawn from a table of some length, the same ones each time."""
     step = max(1, rows // KEPT)
     starts = np.arange(0, rows, step)
-    return np.minimum(starts + np.random.default_rng(0).integers(0, step, len(starts)), rows - 1)
+    drawn: NDArray[np.int64] = np.minimum(
+        starts + np.random.default_rng(0).integers(0, step, len(starts)), rows - 1
+    )
+    return drawn
 
 
 def sampled_edges(chunks: Iterable[pa.Array], rows: int) -> FeatureProfile:
@@ -192,7 +197,7 @@ def _column_profile(name: str, chunks: Chunks, rows: int, like: FeatureProfile |
 
 
 @contextmanager
-def _as_parquet(path: str | Path) -> Iterator[Path]:
+def as_parquet(path: str | Path) -> Iterator[Path]:
     """Yield a table as a Parquet file: itself, or a temporary one of a CSV file's rows."""
     if Path(path).suffix.lower() == ".parquet":
         yield Path(path)
@@ -200,6 +205,15 @@ def _as_parquet(path: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         write_parquet(Path(folder) / "table.parquet", (batch.rows for batch in read_batches(path)))
         yield Path(folder) / "table.parquet"
+
+
+def sorted_column(stored: Path, name: str) -> NDArray[np.float64]:
+    """Return all values of a number or time of a Parquet file that are there, sorted."""
+
+    def work(name: str, chunks: Chunks) -> NDArray[np.float64]:
+        return sorted_numbers(plain_column(name, pa.chunked_array(list(chunks()))))
+
+    return each_column(stored, [name], work, BATCH, 1)[name]
 
 
 def profile_file(
@@ -210,7 +224,7 @@ def profile_file(
     Raises InputError for a file that cannot be read as a table.
     """
     wanted = [name for name in schema_of(path).names if columns is None or name in columns]
-    with _as_parquet(path) as stored:
+    with as_parquet(path) as stored:
         rows = parquet_length(stored)
         at_once = min(rows, WHOLE if like is None and rows <= WHOLE else BATCH)
 
