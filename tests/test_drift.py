@@ -13,7 +13,8 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import chi2_contingency, fisher_exact, ks_2samp
 
 from brookside_mlops import profiles
-from brookside_mlops.drift import Thresholds, binned, compare, compare_tables, cuts, jensen_shannon, psi
+from brookside_mlops.distances import binned, cuts, jensen_shannon, psi
+from brookside_mlops.drift import Thresholds, compare, compare_tables
 from brookside_mlops.errors import InputError
 from brookside_mlops.feature_profiles import counts_at
 from brookside_mlops.profiles import profile, profile_file
