@@ -1637,6 +1637,46 @@ d = {
                 "brookside_mlops/datasets.py",
             ),
         },
+        "brookside_mlops.distances": {
+            "brookside_mlops.distances.binned": (
+                "parts/distances.html#binned",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.cuts": ("parts/distances.html#cuts", "brookside_mlops/distances.py"),
+            "brookside_mlops.distances.gaps_between": (
+                "parts/distances.html#gaps_between",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.hidden_gap": (
+                "parts/distances.html#hidden_gap",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.jensen_shannon": (
+                "parts/distances.html#jensen_shannon",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.kolmogorov_smirnov": (
+                "parts/distances.html#kolmogorov_smirnov",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.ks_chance": (
+                "parts/distances.html#ks_chance",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.ks_exact": (
+                "parts/distances.html#ks_exact",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.levelled": (
+                "parts/distances.html#levelled",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.ordered_cells": (
+                "parts/distances.html#ordered_cells",
+                "brookside_mlops/distances.py",
+            ),
+            "brookside_mlops.distances.psi": ("parts/distances.html#psi", "brookside_mlops/distances.py"),
+        },
         "brookside_mlops.domain_classifier": {
             "brookside_mlops.domain_classifier.DomainDrift": (
                 "parts/domain_classifier.html#domaindrift",
@@ -1689,46 +1729,54 @@ d = {
                 "parts/drift.html#driftreport.sentence",
                 "brookside_mlops/drift.py",
             ),
-            "brookside_mlops.drift.FeatureDrift": (
-                "parts/drift.html#featuredrift",
+            "brookside_mlops.drift._exact_distances": (
+                "parts/drift.html#_exact_distances",
                 "brookside_mlops/drift.py",
             ),
-            "brookside_mlops.drift.FeatureDrift.numbers": (
-                "parts/drift.html#featuredrift.numbers",
-                "brookside_mlops/drift.py",
-            ),
-            "brookside_mlops.drift.Thresholds": ("parts/drift.html#thresholds", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift._adjusted": ("parts/drift.html#_adjusted", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift._distances": ("parts/drift.html#_distances", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift._gaps": ("parts/drift.html#_gaps", "brookside_mlops/drift.py"),
             "brookside_mlops.drift._measure": ("parts/drift.html#_measure", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.binned": ("parts/drift.html#binned", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.chi_square": ("parts/drift.html#chi_square", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.compare": ("parts/drift.html#compare", "brookside_mlops/drift.py"),
             "brookside_mlops.drift.compare_tables": (
                 "parts/drift.html#compare_tables",
                 "brookside_mlops/drift.py",
             ),
-            "brookside_mlops.drift.cuts": ("parts/drift.html#cuts", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.hidden_gap": ("parts/drift.html#hidden_gap", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.jensen_shannon": (
-                "parts/drift.html#jensen_shannon",
-                "brookside_mlops/drift.py",
+        },
+        "brookside_mlops.drift_intervals": {
+            "brookside_mlops.drift_intervals.Estimate": (
+                "parts/drift_intervals.html#estimate",
+                "brookside_mlops/drift_intervals.py",
             ),
-            "brookside_mlops.drift.judge_feature": (
-                "parts/drift.html#judge_feature",
-                "brookside_mlops/drift.py",
+            "brookside_mlops.drift_intervals._interval": (
+                "parts/drift_intervals.html#_interval",
+                "brookside_mlops/drift_intervals.py",
             ),
-            "brookside_mlops.drift.kolmogorov_smirnov": (
-                "parts/drift.html#kolmogorov_smirnov",
-                "brookside_mlops/drift.py",
+            "brookside_mlops.drift_intervals._variance": (
+                "parts/drift_intervals.html#_variance",
+                "brookside_mlops/drift_intervals.py",
             ),
-            "brookside_mlops.drift.levelled": ("parts/drift.html#levelled", "brookside_mlops/drift.py"),
-            "brookside_mlops.drift.measure_feature": (
-                "parts/drift.html#measure_feature",
-                "brookside_mlops/drift.py",
+            "brookside_mlops.drift_intervals.chi_square": (
+                "parts/drift_intervals.html#chi_square",
+                "brookside_mlops/drift_intervals.py",
             ),
-            "brookside_mlops.drift.psi": ("parts/drift.html#psi", "brookside_mlops/drift.py"),
+            "brookside_mlops.drift_intervals.jsd_estimate": (
+                "parts/drift_intervals.html#jsd_estimate",
+                "brookside_mlops/drift_intervals.py",
+            ),
+            "brookside_mlops.drift_intervals.ks_estimate": (
+                "parts/drift_intervals.html#ks_estimate",
+                "brookside_mlops/drift_intervals.py",
+            ),
+            "brookside_mlops.drift_intervals.pooled": (
+                "parts/drift_intervals.html#pooled",
+                "brookside_mlops/drift_intervals.py",
+            ),
+            "brookside_mlops.drift_intervals.psi_estimate": (
+                "parts/drift_intervals.html#psi_estimate",
+                "brookside_mlops/drift_intervals.py",
+            ),
+            "brookside_mlops.drift_intervals.wasserstein_estimate": (
+                "parts/drift_intervals.html#wasserstein_estimate",
+                "brookside_mlops/drift_intervals.py",
+            ),
         },
         "brookside_mlops.drift_plots": {
             "brookside_mlops.drift_plots._draw_levels": (
@@ -1754,6 +1802,72 @@ d = {
             "brookside_mlops.drift_plots.effect_picture": (
                 "parts/drift_plots.html#effect_picture",
                 "brookside_mlops/drift_plots.py",
+            ),
+        },
+        "brookside_mlops.drift_verdicts": {
+            "brookside_mlops.drift_verdicts.Exact": (
+                "parts/drift_verdicts.html#exact",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.FeatureDrift": (
+                "parts/drift_verdicts.html#featuredrift",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.FeatureDrift.distance": (
+                "parts/drift_verdicts.html#featuredrift.distance",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.FeatureDrift.numbers": (
+                "parts/drift_verdicts.html#featuredrift.numbers",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.Thresholds": (
+                "parts/drift_verdicts.html#thresholds",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.Thresholds.__post_init__": (
+                "parts/drift_verdicts.html#thresholds.__post_init__",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.Thresholds.method": (
+                "parts/drift_verdicts.html#thresholds.method",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts._emptied": (
+                "parts/drift_verdicts.html#_emptied",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts._gaps": (
+                "parts/drift_verdicts.html#_gaps",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts._moved": (
+                "parts/drift_verdicts.html#_moved",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts._of_levels": (
+                "parts/drift_verdicts.html#_of_levels",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts._of_numbers": (
+                "parts/drift_verdicts.html#_of_numbers",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts._transport": (
+                "parts/drift_verdicts.html#_transport",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.adjusted": (
+                "parts/drift_verdicts.html#adjusted",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.judge_feature": (
+                "parts/drift_verdicts.html#judge_feature",
+                "brookside_mlops/drift_verdicts.py",
+            ),
+            "brookside_mlops.drift_verdicts.measure_feature": (
+                "parts/drift_verdicts.html#measure_feature",
+                "brookside_mlops/drift_verdicts.py",
             ),
         },
         "brookside_mlops.due": {
@@ -2998,6 +3112,84 @@ d = {
             ),
             "brookside_mlops.explain.origins": ("parts/explain.html#origins", "brookside_mlops/explain.py"),
         },
+        "brookside_mlops.feature_profiles": {
+            "brookside_mlops.feature_profiles.FeatureProfile": (
+                "parts/feature_profiles.html#featureprofile",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.FeatureProfile.__eq__": (
+                "parts/feature_profiles.html#featureprofile.__eq__",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.FeatureProfile.finite": (
+                "parts/feature_profiles.html#featureprofile.finite",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles._added_levels": (
+                "parts/feature_profiles.html#_added_levels",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles._extremes": (
+                "parts/feature_profiles.html#_extremes",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles._fixed": (
+                "parts/feature_profiles.html#_fixed",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles._kept": (
+                "parts/feature_profiles.html#_kept",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles._listed": (
+                "parts/feature_profiles.html#_listed",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.counts_at": (
+                "parts/feature_profiles.html#counts_at",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.edges_of": (
+                "parts/feature_profiles.html#edges_of",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.feature_profile": (
+                "parts/feature_profiles.html#feature_profile",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.few_values": (
+                "parts/feature_profiles.html#few_values",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.finite_part": (
+                "parts/feature_profiles.html#finite_part",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.kind_of": (
+                "parts/feature_profiles.html#kind_of",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.level_counts": (
+                "parts/feature_profiles.html#level_counts",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.merge_features": (
+                "parts/feature_profiles.html#merge_features",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.merged": (
+                "parts/feature_profiles.html#merged",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.sorted_numbers": (
+                "parts/feature_profiles.html#sorted_numbers",
+                "brookside_mlops/feature_profiles.py",
+            ),
+            "brookside_mlops.feature_profiles.thinned": (
+                "parts/feature_profiles.html#thinned",
+                "brookside_mlops/feature_profiles.py",
+            ),
+        },
         "brookside_mlops.features": {
             "brookside_mlops.features.FeatureColumn": (
                 "parts/features.html#featurecolumn",
@@ -3661,6 +3853,30 @@ d = {
                 "parts/modelling.html#temper",
                 "brookside_mlops/modelling.py",
             ),
+        },
+        "brookside_mlops.moments": {
+            "brookside_mlops.moments.Moments": ("parts/moments.html#moments", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments.Moments.__add__": (
+                "parts/moments.html#moments.__add__",
+                "brookside_mlops/moments.py",
+            ),
+            "brookside_mlops.moments.Scale": ("parts/moments.html#scale", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments._all_sums": (
+                "parts/moments.html#_all_sums",
+                "brookside_mlops/moments.py",
+            ),
+            "brookside_mlops.moments._ratio": ("parts/moments.html#_ratio", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments._reach": ("parts/moments.html#_reach", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments._slices": ("parts/moments.html#_slices", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments._sums": ("parts/moments.html#_sums", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments.deviation": (
+                "parts/moments.html#deviation",
+                "brookside_mlops/moments.py",
+            ),
+            "brookside_mlops.moments.length": ("parts/moments.html#length", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments.mean": ("parts/moments.html#mean", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments.moments": ("parts/moments.html#moments", "brookside_mlops/moments.py"),
+            "brookside_mlops.moments.scale_of": ("parts/moments.html#scale_of", "brookside_mlops/moments.py"),
         },
         "brookside_mlops.monitor": {
             "brookside_mlops.monitor.AlertView": (
@@ -4387,6 +4603,10 @@ d = {
             ),
         },
         "brookside_mlops.parquet_files": {
+            "brookside_mlops.parquet_files._chunks": (
+                "parts/parquet_files.html#_chunks",
+                "brookside_mlops/parquet_files.py",
+            ),
             "brookside_mlops.parquet_files._opened": (
                 "parts/parquet_files.html#_opened",
                 "brookside_mlops/parquet_files.py",
@@ -4395,8 +4615,16 @@ d = {
                 "parts/parquet_files.html#_plain_schema",
                 "brookside_mlops/parquet_files.py",
             ),
+            "brookside_mlops.parquet_files.each_column": (
+                "parts/parquet_files.html#each_column",
+                "brookside_mlops/parquet_files.py",
+            ),
             "brookside_mlops.parquet_files.parquet_batches": (
                 "parts/parquet_files.html#parquet_batches",
+                "brookside_mlops/parquet_files.py",
+            ),
+            "brookside_mlops.parquet_files.parquet_length": (
+                "parts/parquet_files.html#parquet_length",
                 "brookside_mlops/parquet_files.py",
             ),
             "brookside_mlops.parquet_files.parquet_schema": (
@@ -4659,71 +4887,31 @@ d = {
             ),
         },
         "brookside_mlops.profiles": {
-            "brookside_mlops.profiles.FeatureProfile": (
-                "parts/profiles.html#featureprofile",
-                "brookside_mlops/profiles.py",
-            ),
             "brookside_mlops.profiles.Profile": (
                 "parts/profiles.html#profile",
                 "brookside_mlops/profiles.py",
             ),
-            "brookside_mlops.profiles._Sample": (
-                "parts/profiles.html#_sample",
+            "brookside_mlops.profiles._column_profile": (
+                "parts/profiles.html#_column_profile",
                 "brookside_mlops/profiles.py",
             ),
-            "brookside_mlops.profiles._Sample.__init__": (
-                "parts/profiles.html#_sample.__init__",
+            "brookside_mlops.profiles._drawn_rows": (
+                "parts/profiles.html#_drawn_rows",
                 "brookside_mlops/profiles.py",
             ),
-            "brookside_mlops.profiles._Sample._drawn": (
-                "parts/profiles.html#_sample._drawn",
+            "brookside_mlops.profiles._like": ("parts/profiles.html#_like", "brookside_mlops/profiles.py"),
+            "brookside_mlops.profiles._of_strings": (
+                "parts/profiles.html#_of_strings",
                 "brookside_mlops/profiles.py",
             ),
-            "brookside_mlops.profiles._Sample.add": (
-                "parts/profiles.html#_sample.add",
-                "brookside_mlops/profiles.py",
-            ),
-            "brookside_mlops.profiles._Sample.outline": (
-                "parts/profiles.html#_sample.outline",
-                "brookside_mlops/profiles.py",
-            ),
-            "brookside_mlops.profiles._added_levels": (
-                "parts/profiles.html#_added_levels",
-                "brookside_mlops/profiles.py",
-            ),
-            "brookside_mlops.profiles._levels": (
-                "parts/profiles.html#_levels",
-                "brookside_mlops/profiles.py",
-            ),
-            "brookside_mlops.profiles._lowest_and_highest": (
-                "parts/profiles.html#_lowest_and_highest",
-                "brookside_mlops/profiles.py",
-            ),
-            "brookside_mlops.profiles._outline": (
-                "parts/profiles.html#_outline",
+            "brookside_mlops.profiles.as_parquet": (
+                "parts/profiles.html#as_parquet",
                 "brookside_mlops/profiles.py",
             ),
             "brookside_mlops.profiles.column": ("parts/profiles.html#column", "brookside_mlops/profiles.py"),
-            "brookside_mlops.profiles.counts_at": (
-                "parts/profiles.html#counts_at",
-                "brookside_mlops/profiles.py",
-            ),
-            "brookside_mlops.profiles.edges_of": (
-                "parts/profiles.html#edges_of",
-                "brookside_mlops/profiles.py",
-            ),
-            "brookside_mlops.profiles.feature_profile": (
-                "parts/profiles.html#feature_profile",
-                "brookside_mlops/profiles.py",
-            ),
-            "brookside_mlops.profiles.floats": ("parts/profiles.html#floats", "brookside_mlops/profiles.py"),
-            "brookside_mlops.profiles.kind_of": (
-                "parts/profiles.html#kind_of",
-                "brookside_mlops/profiles.py",
-            ),
             "brookside_mlops.profiles.merge": ("parts/profiles.html#merge", "brookside_mlops/profiles.py"),
-            "brookside_mlops.profiles.merge_features": (
-                "parts/profiles.html#merge_features",
+            "brookside_mlops.profiles.plain_column": (
+                "parts/profiles.html#plain_column",
                 "brookside_mlops/profiles.py",
             ),
             "brookside_mlops.profiles.profile": (
@@ -4732,6 +4920,14 @@ d = {
             ),
             "brookside_mlops.profiles.profile_file": (
                 "parts/profiles.html#profile_file",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.sampled_edges": (
+                "parts/profiles.html#sampled_edges",
+                "brookside_mlops/profiles.py",
+            ),
+            "brookside_mlops.profiles.sorted_column": (
+                "parts/profiles.html#sorted_column",
                 "brookside_mlops/profiles.py",
             ),
         },
@@ -6657,6 +6853,36 @@ d = {
             "brookside_mlops.version_drift.weight_check": (
                 "parts/version_drift.html#weight_check",
                 "brookside_mlops/version_drift.py",
+            ),
+        },
+        "brookside_mlops.wasserstein": {
+            "brookside_mlops.wasserstein._between": (
+                "parts/wasserstein.html#_between",
+                "brookside_mlops/wasserstein.py",
+            ),
+            "brookside_mlops.wasserstein._finite_cells": (
+                "parts/wasserstein.html#_finite_cells",
+                "brookside_mlops/wasserstein.py",
+            ),
+            "brookside_mlops.wasserstein._tails": (
+                "parts/wasserstein.html#_tails",
+                "brookside_mlops/wasserstein.py",
+            ),
+            "brookside_mlops.wasserstein.spread": (
+                "parts/wasserstein.html#spread",
+                "brookside_mlops/wasserstein.py",
+            ),
+            "brookside_mlops.wasserstein.wasserstein": (
+                "parts/wasserstein.html#wasserstein",
+                "brookside_mlops/wasserstein.py",
+            ),
+            "brookside_mlops.wasserstein.wasserstein_deviation": (
+                "parts/wasserstein.html#wasserstein_deviation",
+                "brookside_mlops/wasserstein.py",
+            ),
+            "brookside_mlops.wasserstein.wasserstein_exact": (
+                "parts/wasserstein.html#wasserstein_exact",
+                "brookside_mlops/wasserstein.py",
             ),
         },
         "brookside_mlops.watched": {

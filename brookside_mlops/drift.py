@@ -5,263 +5,47 @@
 # %% ../nbs/parts/drift.ipynb #2b2bd4a6
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.special import kolmogorov
-from scipy.stats import chi2_contingency, false_discovery_control, fisher_exact
 
+from brookside_mlops.distances import (
+    ks_exact,
+)
+from brookside_mlops.drift_verdicts import (
+    NUMBERS,
+    Exact,
+    FeatureDrift,
+    Thresholds,
+    adjusted,
+    judge_feature,
+    measure_feature,
+)
 from .errors import InputError
+from .feature_profiles import finite_part
 from .identifiers import set_aside
-from .profiles import FeatureProfile, Profile, profile_file
+from .profiles import Profile, as_parquet, profile_file, sorted_column
+from .wasserstein import wasserstein_exact
+
+_all_ = ["NUMBERS", "FeatureDrift", "Thresholds", "judge_feature", "measure_feature"]
+Verdict = Literal["pass", "warning", "critical"]
 
 # %% auto #0
 __all__ = [
-    "Floats",
-    "LEAST",
-    "BINS",
     "Verdict",
-    "NUMBERS",
-    "SIGNIFICANCE",
-    "psi",
-    "jensen_shannon",
-    "kolmogorov_smirnov",
-    "hidden_gap",
-    "cuts",
-    "binned",
-    "levelled",
-    "chi_square",
-    "Thresholds",
-    "FeatureDrift",
-    "measure_feature",
-    "judge_feature",
     "DriftReport",
     "compare",
     "compare_tables",
+    "NUMBERS",
+    "FeatureDrift",
+    "Thresholds",
+    "judge_feature",
+    "measure_feature",
 ]
-
-# %% ../nbs/parts/drift.ipynb #24378960
-Floats = NDArray[np.float64]
-LEAST = 1e-4
-
-
-def psi(before: Floats, now: Floats) -> float:
-    """Return the population stability index of two lists of counts [bins]."""
-    first, second = (np.maximum(counts / counts.sum(), LEAST) for counts in (before, now))
-    return float(((second - first) * np.log(second / first)).sum())
-
-
-def jensen_shannon(before: Floats, now: Floats) -> float:
-    """Return the Jensen-Shannon distance of two lists of counts [bins], base 2: 0 to 1 (Lin 1991)."""
-    first, second = before / before.sum(), now / now.sum()
-    middle = (first + second) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = [np.where(one > 0, one * np.log2(one / middle), 0.0).sum() for one in (first, second)]
-    return math.sqrt(max(0.0, float(sum(parts)) / 2))
-
-
-def kolmogorov_smirnov(before: Floats, now: Floats) -> tuple[float, float]:
-    """Return the statistic of two lists of counts in order [cells], and its asymptotic p."""
-    gap = float(np.abs(np.cumsum(before) / before.sum() - np.cumsum(now) / now.sum()).max())
-    rows = before.sum() * now.sum() / (before.sum() + now.sum())
-    return gap, float(kolmogorov(math.sqrt(rows) * gap))
-
-
-def hidden_gap(before: Floats, now: Floats) -> float:
-    """Return by how much the true statistic may exceed the one seen in cells below, on, between and above edges [cells].
-
-    On an edge there is one value. Between two edges one curve may rise before the other does, if both rise there.
-    """
-    first, second = before / before.sum(), now / now.sum()
-    apart = np.cumsum(first) - np.cumsum(second)
-    left = np.append(0.0, apart[:-1])
-    between = (np.arange(len(first)) % 2 == 0) & (first > 0) & (second > 0)
-    most = np.where(between, np.maximum(np.abs(left + first), np.abs(left - second)), np.abs(apart))
-    return max(0.0, float(most.max() - np.abs(apart).max()))
-
-
-# %% ../nbs/parts/drift.ipynb #068cbaaf
-BINS = 10
-
-
-def cuts(reference: FeatureProfile) -> NDArray[np.intp]:
-    """Return the positions of the edges that end the first to ninth tenth of the reference's rows."""
-    upto = np.cumsum(reference.counts)[1::2]
-    wanted = np.arange(1, BINS) / BINS * sum(reference.counts)
-    return np.unique(np.minimum(np.searchsorted(upto, wanted - 1e-9), max(len(upto) - 1, 0)))
-
-
-def binned(one: FeatureProfile, at: NDArray[np.intp]) -> Floats:
-    """Return the rows of a number up to and with each cut, and after the last [cuts + 1]."""
-    through = np.cumsum(one.counts)
-    ends = np.append(through[1::2][at], through[-1])
-    return np.diff(ends, prepend=0).astype(np.float64)
-
-
-def levelled(before: FeatureProfile, now: FeatureProfile) -> tuple[Floats, Floats]:
-    """Return the rows per level of two categories, in the same order."""
-    names = sorted({*before.levels, *now.levels})
-    return tuple(np.array([one.levels.get(name, 0) for name in names], dtype=float) for one in (before, now))  # type: ignore[return-value]
-
-
-# %% ../nbs/parts/drift.ipynb #b7214fe1
-def chi_square(before: Floats, now: Floats) -> float:
-    """Return the p of the chi-square test of two lists of counts [levels], the exact one for two levels.
-
-    Levels of which the smaller table expects less than a row are put together, and with the next larger ones until it expects
-    one. 1 where there is one level.
-    """
-    both = before + now
-    order = np.argsort(both, kind="stable")
-    expected = both[order] * min(before.sum(), now.sum()) / both.sum()
-    rare = int((expected < 1).sum())
-    if rare:
-        rare = min(max(rare, int(np.searchsorted(np.cumsum(expected), 1)) + 1), len(order) - 1)
-    table = np.array([np.append(side[order[rare:]], side[order[:rare]].sum()) for side in (before, now)])
-    table = table[:, table.sum(axis=0) > 0].astype(np.int64)
-    if table.shape[1] < 2:
-        return 1.0
-    test = fisher_exact if table.shape[1] == 2 else partial(chi2_contingency, correction=False)
-    return float(test(table).pvalue)
-
-
-# %% ../nbs/parts/drift.ipynb #47fd249f
-Verdict = Literal["pass", "warning", "critical"]
-NUMBERS = ("PSI", "KS", "JSD", "p")
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """From where on a feature has drifted, and from which share of drifted features on a table has."""
-
-    psi: float = 0.2
-    missing: float = 0.1
-    warning: float = 0.15
-    critical: float = 0.30
-
-
-class FeatureDrift(BaseModel):
-    """How far one feature has moved; what a kind does not have is None. `missing` are shares, before and now.
-
-    `p` and `missing_p` are the chances of such a difference where nothing has moved, adjusted for the number of tests in the
-    report. `ks` may be too small by at most `ks_error`. A feature that is not `counted` is reported and no part of the share.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    feature: str
-    kind: str
-    drifted: bool
-    reason: str
-    psi: float | None = None
-    ks: float | None = None
-    ks_p: float | None = None
-    ks_error: float | None = None
-    jsd: float | None = None
-    p: float | None = None
-    missing: tuple[float, float] = (0.0, 0.0)
-    missing_p: float | None = None
-    new_levels: tuple[str, ...] = ()
-    counted: bool = True
-
-    def numbers(self) -> tuple[str, ...]:
-        """Return PSI, KS, JSD and p as text, empty where there is none; a KS that may be larger with by how much."""
-        room = f" +{self.ks_error:.4f}" if self.ks_error and self.ks_error >= 0.00005 else ""
-        return (
-            "" if self.psi is None else f"{self.psi:.3f}",
-            "" if self.ks is None else f"{self.ks:.3f}{room}",
-            "" if self.jsd is None else f"{self.jsd:.3f}",
-            "" if self.p is None else f"{self.p:.2g}",
-        )
-
-
-def _gaps(before: FeatureProfile, now: FeatureProfile) -> dict[str, Any]:
-    """Return the shares of missing values and, where there are any, the p of their difference."""
-    counts = [np.array([one.missing, one.rows - one.missing], dtype=float) for one in (before, now)]
-    shares = tuple(one.missing / one.rows if one.rows else 0.0 for one in (before, now))
-    return {"missing": shares, "missing_p": chi_square(*counts) if any(shares) else None}
-
-
-def _distances(before: FeatureProfile, now: FeatureProfile) -> dict[str, Any]:
-    """Return PSI, JSD and p of two profiles of a kind, for numbers KS, for categories the new levels."""
-    if before.kind in ("category", "boolean"):
-        first, second = levelled(before, now)
-        found: dict[str, Any] = {
-            "p": chi_square(first, second),
-            "new_levels": tuple(sorted(set(now.levels) - set(before.levels)))[:20],
-        }
-    else:
-        at = cuts(before)
-        first, second = binned(before, at), binned(now, at)
-        cells = [np.array(one.counts, dtype=float) for one in (before, now)]
-        gap, chance = kolmogorov_smirnov(*cells)
-        found = {"ks": gap, "ks_p": chance, "ks_error": hidden_gap(*cells), "p": chance}
-    return found | {"psi": psi(first, second), "jsd": jensen_shannon(first, second)}
-
-
-def measure_feature(name: str, before: FeatureProfile, now: FeatureProfile) -> FeatureDrift:
-    """Compare one feature of two profiles, `now` counted on the edges of `before`; the verdict comes with the others."""
-    known: dict[str, Any] = {"feature": name, "kind": before.kind, "drifted": False, "reason": ""}
-    known |= _gaps(before, now)
-    if "empty" in (before.kind, now.kind):
-        return FeatureDrift(**known)
-    if before.kind != now.kind:
-        return FeatureDrift(**known | {"drifted": True, "reason": f"was {before.kind}, is {now.kind}"})
-    if before.many or now.many:
-        return FeatureDrift(**known | {"reason": "too many levels to compare", "counted": False})
-    return FeatureDrift(**known | _distances(before, now))
-
-
-# %% ../nbs/parts/drift.ipynb #f5d24411
-SIGNIFICANCE = 0.01
-
-
-def _adjusted(found: Sequence[FeatureDrift]) -> list[FeatureDrift]:
-    """Return features with their p adjusted for the number of tests among those that are counted."""
-    places = [
-        (place, name)
-        for place, one in enumerate(found)
-        for name in ("p", "missing_p")
-        if one.counted and getattr(one, name) is not None
-    ]
-    if not places:
-        return list(found)
-    changes: list[dict[str, float]] = [{} for _ in found]
-    adjusted = false_discovery_control([getattr(found[place], name) for place, name in places])
-    for (place, name), p in zip(places, adjusted, strict=True):
-        changes[place][name] = float(p)
-    return [one.model_copy(update=change) for one, change in zip(found, changes, strict=True)]
-
-
-def judge_feature(one: FeatureDrift, limits: Thresholds) -> FeatureDrift:
-    """Return a feature with its verdict, from its distances and adjusted p, and the reason in words."""
-    if one.drifted or not one.counted:
-        return one
-    reasons, drifted = [], False
-    gap = abs(one.missing[1] - one.missing[0])
-    for large, p, said in (
-        (one.psi is not None and one.psi >= limits.psi, one.p, f"PSI {one.psi or 0:.2f}"),
-        (
-            gap >= limits.missing,
-            one.missing_p,
-            f"missing values went from {one.missing[0]:.0%} to {one.missing[1]:.0%}",
-        ),
-    ):
-        if large:
-            sure = p is not None and p < SIGNIFICANCE
-            drifted |= sure
-            reasons.append(said if sure else f"{said}, which chance explains (p {p or 0:.2g})")
-    if drifted and one.new_levels:
-        reasons.append(f"new: {', '.join(one.new_levels[:3])}")
-    return one.model_copy(update={"drifted": drifted, "reason": "; ".join(reasons)})
 
 
 # %% ../nbs/parts/drift.ipynb #e9f5f544
@@ -301,7 +85,9 @@ class DriftReport(BaseModel):
         return f"<p><b>{self.verdict}</b>: {escape(self.sentence())}</p><table><tr>{head}</tr>{rows}</table>"
 
 
-def _measure(before: Profile, now: Profile, aside: Mapping[str, str]) -> Iterator[FeatureDrift]:
+def _measure(
+    before: Profile, now: Profile, limits: Thresholds, aside: Mapping[str, str], exact: Mapping[str, Exact]
+) -> Iterator[FeatureDrift]:
     """Yield each feature of two profiles compared; those of `aside` with the reason why they are not counted."""
     for name in {**before.features, **now.features}:
         if name not in now.features or name not in before.features:
@@ -309,7 +95,7 @@ def _measure(before: Profile, now: Profile, aside: Mapping[str, str]) -> Iterato
             kind = where.features[name].kind
             yield FeatureDrift(feature=name, kind=kind, drifted=True, reason=f"the column {reason}")
             continue
-        found = measure_feature(name, before.features[name], now.features[name])
+        found = measure_feature(name, before.features[name], now.features[name], limits, exact.get(name))
         yield (
             found.model_copy(update={"counted": False, "reason": aside[name], "drifted": False})
             if name in aside
@@ -318,10 +104,15 @@ def _measure(before: Profile, now: Profile, aside: Mapping[str, str]) -> Iterato
 
 
 def compare(
-    before: Profile, now: Profile, limits: Thresholds | None = None, aside: Mapping[str, str] | None = None
+    before: Profile,
+    now: Profile,
+    limits: Thresholds | None = None,
+    aside: Mapping[str, str] | None = None,
+    exact: Mapping[str, Exact] | None = None,
 ) -> DriftReport:
     """Compare two profiles, `now` made like `before`; features of `aside` are reported, with its reason, and not counted.
 
+    Distances of `exact` take the place of those of the profiles.
     Raises InputError where a profile has no rows, they share no feature, or none is left to count.
     """
     limits = limits or Thresholds()
@@ -333,8 +124,9 @@ def compare(
         raise InputError(
             f"the tables share no column: reference {', '.join(before.features)}; current {', '.join(now.features)}"
         )
-    found = [judge_feature(one, limits) for one in _adjusted(list(_measure(before, now, aside or {})))]
-    found.sort(key=lambda one: (not one.counted, not one.drifted, -(one.psi or 0.0)))
+    measured = list(_measure(before, now, limits, aside or {}, exact or {}))
+    found = [judge_feature(one, limits) for one in adjusted(measured)]
+    found.sort(key=lambda one: (not one.counted, not one.drifted, -(one.distance or 0.0)))
     counted = sum(one.counted for one in found)
     if not counted:
         said = "; ".join(f"{one.feature}: {one.reason}" for one in found)
@@ -346,16 +138,36 @@ def compare(
     return DriftReport(rows=(before.rows, now.rows), features=tuple(found), share=share, verdict=verdict)
 
 
+def _exact_distances(reference: str | Path, current: str | Path, names: Collection[str]) -> dict[str, Exact]:
+    """Return the distances of numbers and times of two tables from all their values, a column of both at a time."""
+    found = {}
+    with as_parquet(reference) as before, as_parquet(current) as now:
+        for name in names:
+            sides = [sorted_column(path, name) for path in (before, now)]
+            finite = [side[slice(*finite_part(side))] for side in sides]
+            distance = wasserstein_exact(*finite) if all(len(side) for side in finite) else np.inf
+            found[name] = Exact(ks_exact(*sides), distance if np.isfinite(distance) else None)
+    return found
+
+
 def compare_tables(
     reference: str | Path,
     current: str | Path,
     columns: Collection[str] | None = None,
     limits: Thresholds | None = None,
+    exact: bool = False,
 ) -> DriftReport:
     """Compare two CSV or Parquet tables, all columns or some. Raises InputError for what cannot be read or compared.
 
-    Of all columns, times and identifiers are not counted. Columns that are named are features, and count whatever they hold.
+    Of all columns, times and identifiers are not counted. Columns that are named are features, and count whatever they hold. With
+    `exact`, KS and Wasserstein are computed from all values, which needs the memory of a column of both tables.
     """
     before = profile_file(reference, columns=columns)
     now = profile_file(current, like=before, columns=columns)
-    return compare(before, now, limits, set_aside(before) if columns is None else None)
+    values = [
+        name
+        for name, one in before.features.items()
+        if one.kind in ("number", "datetime") and name in now.features and now.features[name].kind == one.kind
+    ]
+    found = _exact_distances(reference, current, values) if exact else None
+    return compare(before, now, limits, set_aside(before) if columns is None else None, found)

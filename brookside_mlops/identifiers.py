@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from .profiles import FeatureProfile, Profile
 
 # %% auto #0
@@ -50,14 +52,11 @@ def counts_rows(low: float, high: float, rows: int) -> bool:
 def _numbers_rows(name: str, one: FeatureProfile) -> bool:
     """Say whether a number of a profile is whole, different in each row, and a count of rows or a key by its name."""
     present = one.rows - one.missing
-    if (
-        one.low is None
-        or one.high is None
-        or present < FEWEST
-        or not all(edge == int(edge) for edge in one.edges)
-    ):
+    if one.low is None or one.high is None or present < FEWEST or np.any(one.edges != np.floor(one.edges)):
         return False
-    return max(one.counts[1::2]) <= 1 and (names_a_key(name) or counts_rows(one.low, one.high, present))
+    return bool(one.counts[1::2].max(initial=0) <= 1) and (
+        names_a_key(name) or counts_rows(one.low, one.high, present)
+    )
 
 
 def set_aside(profile: Profile) -> dict[str, str]:

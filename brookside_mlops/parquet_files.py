@@ -5,9 +5,13 @@
 # %% ../nbs/parts/parquet_files.ipynb #55e40657
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,17 +20,19 @@ from .errors import InputError
 from .kinds import plain, plain_type
 
 # %% auto #0
-__all__ = ["BATCH_ROWS", "parquet_schema", "parquet_batches"]
+__all__ = ["BATCH_ROWS", "Found", "parquet_schema", "parquet_batches", "parquet_length", "each_column"]
 
 # %% ../nbs/parts/parquet_files.ipynb #bb869ea2
 BATCH_ROWS = 65_536
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file for streaming; what Arrow says about a damaged one becomes InputError."""
+def _opened(path: Path, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file for streaming, some columns as dictionaries; what Arrow says about a damaged one becomes InputError."""
     try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        with pq.ParquetFile(
+            path, pre_buffer=False, buffer_size=1 << 20, read_dictionary=list(dictionaries)
+        ) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -61,3 +67,47 @@ def parquet_batches(path: Path, columns: Sequence[str] | None = None) -> Iterato
             fields = [schema.field(name) for name in stored.schema.names]
             arrays = [plain(stored[field.name], field.type) for field in fields]
             yield pa.record_batch(arrays, schema=pa.schema(fields))
+
+
+# %% ../nbs/parts/parquet_files.ipynb #d57a1a7f
+Found = TypeVar("Found")
+
+
+def parquet_length(path: Path) -> int:
+    """Return how many rows a Parquet file has; InputError for none."""
+    with _opened(path) as file:
+        if not file.metadata.num_rows:
+            raise InputError(f"{path}: columns, and no rows. A table has at least one row.")
+        return int(file.metadata.num_rows)
+
+
+def _chunks(file: pq.ParquetFile, name: str, rows: int) -> Iterator[pa.Array]:
+    for batch in file.iter_batches(rows, columns=[name], use_threads=False):
+        yield batch[name]
+
+
+def each_column(
+    path: Path,
+    names: Sequence[str],
+    work: Callable[[str, Callable[[], Iterator[pa.Array]]], Found],
+    rows: int,
+    most: int,
+) -> dict[str, Found]:
+    """Return what `work` makes of each column, by name, at most `most` of them at once.
+
+    It is called with the name and a function that begins to read the column, as it is stored, up to `rows` rows at a time.
+    """
+    schema = parquet_schema(path)
+    text = [name for name in names if schema.field(name).type == pa.string()]
+    waiting = iter(names)  # shared: each name goes to the one thread that asks next
+
+    def worker(_: int) -> dict[str, Found]:
+        with _opened(path, text) as file:
+            return {name: work(name, partial(_chunks, file, name, rows)) for name in waiting}
+
+    threads = max(1, min(most, os.cpu_count() or 1, len(names)))
+    found: dict[str, Found] = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for part in pool.map(worker, range(threads)):
+            found |= part
+    return {name: found[name] for name in names}

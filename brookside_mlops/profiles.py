@@ -5,71 +5,65 @@
 # %% ../nbs/parts/profiles.ipynb #105ad8f1
 from __future__ import annotations
 
-from collections.abc import Collection
-from functools import reduce
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from .datasets import read_batches, read_table, schema_of
+from .datasets import read_batches, schema_of, write_parquet
 from .errors import InputError
+from brookside_mlops.feature_profiles import (
+    FeatureKind,
+    FeatureProfile,
+    counts_at,
+    edges_of,
+    feature_profile,
+    few_values,
+    finite_part,
+    kind_of,
+    merge_features,
+    merged,
+    sorted_numbers,
+    thinned,
+)
 from .kinds import plain, plain_type
+from .parquet_files import each_column, parquet_length
+
+_all_ = ["FeatureKind", "FeatureProfile", "feature_profile", "merge_features"]
 
 # %% auto #0
 __all__ = [
-    "FeatureKind",
-    "EDGES",
-    "LEVELS",
     "Table",
+    "WHOLE",
     "KEPT",
-    "FeatureProfile",
+    "FINE",
+    "Chunks",
+    "BATCH",
+    "MEMORY",
     "Profile",
+    "plain_column",
     "column",
-    "kind_of",
-    "floats",
-    "edges_of",
-    "counts_at",
-    "feature_profile",
     "profile",
-    "merge_features",
     "merge",
+    "sampled_edges",
+    "as_parquet",
+    "sorted_column",
     "profile_file",
+    "FeatureKind",
+    "FeatureProfile",
+    "feature_profile",
+    "merge_features",
 ]
 
+
 # %% ../nbs/parts/profiles.ipynb #2d63a939
-FeatureKind = Literal["number", "category", "boolean", "datetime", "empty"]
-EDGES = 4_096
-LEVELS = 10_000  # different values of a category that are counted; past that it is an identifier or prose
-
-
-class FeatureProfile(BaseModel):
-    """The distribution of one feature.
-
-    `counts` has 2 x edges + 1 entries: below the first edge, on it, up to the second, on it, ..., above the last. Times are
-    microseconds since 1970, UTC. `low` and `high` are the finite extremes. A feature that no reference knows in this kind has
-    no edges and no levels. `many` says that it has more levels than are counted.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: FeatureKind
-    rows: int
-    missing: int
-    infinite: int = 0
-    low: float | None = None
-    high: float | None = None
-    edges: tuple[float, ...] = ()
-    counts: tuple[int, ...] = ()
-    levels: dict[str, int] = Field(default_factory=dict)
-    many: bool = False
-
-
 class Profile(BaseModel):
     """The features of a table, by name, and how many rows it has."""
 
@@ -81,10 +75,26 @@ class Profile(BaseModel):
 
 # %% ../nbs/parts/profiles.ipynb #bdec4618
 Table: TypeAlias = pd.DataFrame | pa.Table | pa.RecordBatch
+_READY = (pa.float64(), pa.int64(), pa.bool_(), pa.string(), pa.timestamp("us"))
+
+
+def _of_strings(stored: pa.DataType) -> bool:
+    if not pa.types.is_dictionary(stored):
+        return False
+    return bool(pa.types.is_string(stored.value_type) or pa.types.is_large_string(stored.value_type))
+
+
+def plain_column(name: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return a stored column as one array of a plain type, or of text in a dictionary; InputError for one that is none of the kinds."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if values.type in _READY or _of_strings(values.type) or pa.types.is_null(values.type):
+        return values
+    return plain(values, plain_type(name, values.type))
 
 
 def column(table: Table, name: str) -> pa.Array:
-    """Return a column as one Arrow array of a plain type; InputError for one that is none of the four kinds."""
+    """Return a column of a table as one array; InputError for one that is none of the kinds."""
     values = table[name]
     if isinstance(values, pd.Series):
         try:
@@ -92,90 +102,15 @@ def column(table: Table, name: str) -> pa.Array:
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             said = str(error).splitlines()[0]
             raise InputError(f"column {name!r} mixes kinds of values ({said}). Convert it to one.") from None
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if pa.types.is_null(values.type):
-        return values
-    return plain(values, plain_type(name, values.type))
-
-
-def kind_of(values: pa.Array) -> FeatureKind:
-    """Return the kind of a plain array; `empty` when all of it is missing."""
-    if values.null_count == len(values):
-        return "empty"
-    if pa.types.is_boolean(values.type):
-        return "boolean"
-    if pa.types.is_timestamp(values.type):
-        return "datetime"
-    return "category" if pa.types.is_string(values.type) else "number"
-
-
-def floats(values: pa.Array) -> NDArray[np.float64]:
-    """Return the values that are there as sorted float64, times as microseconds."""
-    present = values.drop_null()
-    if pa.types.is_timestamp(present.type):
-        present = pc.cast(present, pa.int64())
-    numbers = pc.cast(present, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return np.sort(numbers) + 0.0  # -0.0 is 0.0
-
-
-# %% ../nbs/parts/profiles.ipynb #a0944a00
-def edges_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the edges of sorted values: each different one, or about 4,096 quantiles (the inverse of the step function)."""
-    finite: NDArray[np.float64] = values[np.isfinite(values)]
-    if not len(finite):
-        return finite
-    different: NDArray[np.float64] = finite[np.append(True, finite[1:] != finite[:-1])]
-    if len(different) <= EDGES:
-        return different
-    parts = np.concatenate([np.arange(EDGES + 1) / EDGES, np.arange(1, 10) / 10])
-    ranks = np.maximum(np.ceil(np.round(parts * len(finite), 6)).astype(np.int64), 1) - 1
-    return np.asarray(finite[np.unique(ranks)])
-
-
-def counts_at(values: NDArray[np.float64], edges: NDArray[np.float64]) -> tuple[int, ...]:
-    """Return how many sorted values lie below, on and between the edges [2 x edges + 1]."""
-    through = np.empty(2 * len(edges) + 2, dtype=np.int64)
-    through[0], through[-1] = 0, len(values)
-    through[1:-1:2] = np.searchsorted(values, edges, side="left")
-    through[2:-1:2] = np.searchsorted(values, edges, side="right")
-    return tuple(np.diff(through).tolist())
+    return plain_column(name, values)
 
 
 # %% ../nbs/parts/profiles.ipynb #bf8e0b57
-def _levels(values: pa.Array) -> dict[str, int]:
-    """Return each different value as text with its count, in alphabetical order."""
-    found = pc.value_counts(pc.cast(values.drop_null(), pa.string()))
-    pairs = zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)
-    return dict(sorted(pairs))
-
-
-def feature_profile(values: pa.Array, like: FeatureProfile | None) -> FeatureProfile:
-    """Return the profile of a plain array on the edges of `like`, or on its own when that is None."""
-    kind = kind_of(values)
-    outline = FeatureProfile(kind=kind, rows=len(values), missing=values.null_count)
-    known = like is None or like.kind == kind
-    if kind == "empty":
-        return outline
-    if kind in ("category", "boolean"):
-        levels = _levels(values) if known else {}
-        many = len(levels) > LEVELS
-        return outline.model_copy(update={"levels": {} if many else levels, "many": many})
-    numbers = floats(values)
-    finite = numbers[np.isfinite(numbers)]
-    edges = (edges_of(numbers) if like is None else np.array(like.edges)) if known else np.empty(0)
-    return outline.model_copy(
-        update={
-            "infinite": len(numbers) - len(finite),
-            "low": float(finite[0]) if len(finite) else None,
-            "high": float(finite[-1]) if len(finite) else None,
-            "edges": tuple(edges.tolist()),
-            "counts": counts_at(numbers, edges),
-        }
-    )
-
-
 _UNKNOWN = FeatureProfile(kind="empty", rows=0, missing=0)
+
+
+def _like(like: Profile | None, name: str) -> FeatureProfile | None:
+    return None if like is None else like.features.get(name, _UNKNOWN)
 
 
 def profile(table: Table, like: Profile | None = None, columns: Collection[str] | None = None) -> Profile:
@@ -186,9 +121,7 @@ def profile(table: Table, like: Profile | None = None, columns: Collection[str] 
     """
     names = list(table.columns) if isinstance(table, pd.DataFrame) else table.schema.names
     features = {
-        name: feature_profile(
-            column(table, name), None if like is None else like.features.get(name, _UNKNOWN)
-        )
+        name: feature_profile(column(table, name), _like(like, name))
         for name in names
         if columns is None or name in columns
     }
@@ -196,43 +129,6 @@ def profile(table: Table, like: Profile | None = None, columns: Collection[str] 
 
 
 # %% ../nbs/parts/profiles.ipynb #de5bf502
-def _lowest_and_highest(one: FeatureProfile, other: FeatureProfile) -> tuple[float | None, float | None]:
-    lows = [value for value in (one.low, other.low) if value is not None]
-    highs = [value for value in (one.high, other.high) if value is not None]
-    return min(lows, default=None), max(highs, default=None)
-
-
-def _added_levels(one: FeatureProfile, other: FeatureProfile) -> dict[str, int]:
-    names = sorted({*one.levels, *other.levels})
-    return {name: one.levels.get(name, 0) + other.levels.get(name, 0) for name in names}
-
-
-def merge_features(name: str, one: FeatureProfile, other: FeatureProfile) -> FeatureProfile:
-    """Return the profile of the rows of two profiles together; InputError when they were not counted alike."""
-    rows = {"rows": one.rows + other.rows, "missing": one.missing + other.missing}
-    if "empty" in (one.kind, other.kind):
-        return (other if one.kind == "empty" else one).model_copy(update=rows)
-    if (one.kind, one.edges) != (other.kind, other.edges):
-        raise InputError(
-            f"profiles of {name!r} do not add up: {one.kind} on {len(one.edges)} edges and {other.kind} on "
-            f"{len(other.edges)} others. Make both like one reference: profile(batch, like=reference)."
-        )
-    low, high = _lowest_and_highest(one, other)
-    levels = _added_levels(one, other)
-    many = one.many or other.many or len(levels) > LEVELS
-    return FeatureProfile(
-        kind=one.kind,
-        **rows,
-        infinite=one.infinite + other.infinite,
-        low=low,
-        high=high,
-        edges=one.edges,
-        counts=tuple(a + b for a, b in zip(one.counts, other.counts, strict=True)),
-        levels={} if many else levels,
-        many=many,
-    )
-
-
 def merge(one: Profile, other: Profile) -> Profile:
     """Return the profile of two batches of one table together. Raises InputError when they are not of one table."""
     apart = sorted(one.features.keys() ^ other.features.keys())
@@ -245,51 +141,79 @@ def merge(one: Profile, other: Profile) -> Profile:
 
 
 # %% ../nbs/parts/profiles.ipynb #442bca24
-KEPT = 1 << 18  # values of a number that are kept to find its edges
+WHOLE = 1 << 21  # rows of a column that are sorted at once
+KEPT = 1 << 18  # rows that are drawn of a longer one
+FINE = 1 << 14  # edges that a longer one is counted on at first
+
+Chunks: TypeAlias = Callable[[], Iterator[pa.Array]]
 
 
-class _Sample:
-    """Values of one column over batches: its kind, all different numbers up to 4,096, and at most KEPT drawn at random."""
-
-    def __init__(self) -> None:
-        self.kind: FeatureKind = "empty"
-        self.different: NDArray[np.float64] | None = np.empty(0)
-        self.kept: NDArray[np.float64] = np.empty(0)
-        self.share = 1.0
-        self.generator = np.random.default_rng(0)
-
-    def add(self, values: pa.Array) -> None:
-        """Add a plain array of a batch."""
-        kind = kind_of(values)
-        self.kind = kind if self.kind == "empty" else self.kind
-        if kind not in ("number", "datetime"):
-            return
-        numbers = floats(values)
-        numbers = numbers[np.isfinite(numbers)]
-        if self.different is not None:
-            different = np.union1d(self.different, numbers)
-            self.different = different if len(different) <= EDGES else None
-        self.kept = np.concatenate([self.kept, self._drawn(numbers, self.share)])
-        while len(self.kept) > KEPT:
-            self.kept, self.share = self._drawn(self.kept, 0.5), self.share / 2
-
-    def _drawn(self, numbers: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-        return numbers if share == 1 else numbers[self.generator.random(len(numbers)) < share]
-
-    def outline(self) -> FeatureProfile:
-        """Return the profile of no rows, with the edges to count on."""
-        edges = self.different if self.different is not None else edges_of(np.sort(self.kept))
-        counts = counts_at(np.empty(0), edges) if self.kind in ("number", "datetime") else ()
-        return FeatureProfile(kind=self.kind, rows=0, missing=0, edges=tuple(edges.tolist()), counts=counts)
+def _drawn_rows(rows: int) -> NDArray[np.int64]:
+    """Return the numbers of the rows that are drawn from a table of some length, the same ones each time."""
+    step = max(1, rows // KEPT)
+    starts = np.arange(0, rows, step)
+    drawn: NDArray[np.int64] = np.minimum(
+        starts + np.random.default_rng(0).integers(0, step, len(starts)), rows - 1
+    )
+    return drawn
 
 
-def _outline(path: str | Path, schema: pa.Schema) -> Profile:
-    """Return the profile of no rows of a file, with the edges of each number, in memory that does not grow with the file."""
-    samples = {name: _Sample() for name in schema.names}
-    for batch in read_batches(path, schema):
-        for name, sample in samples.items():
-            sample.add(column(batch.rows, name))
-    return Profile(rows=0, features={name: sample.outline() for name, sample in samples.items()})
+def sampled_edges(chunks: Iterable[pa.Array], rows: int) -> FeatureProfile:
+    """Return the profile of no rows with the edges of a long column: all different values up to 4,096, or quantiles of a sample."""
+    kind: FeatureKind = "empty"
+    different: NDArray[np.float64] | None = np.empty(0)
+    drawn, kept, start = _drawn_rows(rows), [np.empty(0)], 0
+    for values in chunks:
+        here = kind_of(values)
+        kind = here if kind == "empty" else kind
+        if here in ("number", "datetime"):
+            first, last = np.searchsorted(drawn, [start, start + len(values)])
+            kept.append(sorted_numbers(values.take(pa.array(drawn[first:last] - start))))
+            if different is not None:
+                numbers = sorted_numbers(values)
+                few = few_values(numbers[slice(*finite_part(numbers))])
+                different = None if few is None else few_values(np.union1d(different, few))
+        start += len(values)
+    edges = different if different is not None else edges_of(np.sort(np.concatenate(kept)), FINE)
+    return FeatureProfile(kind=kind, rows=0, missing=0, edges=edges, counts=counts_at(np.empty(0), edges))
+
+
+# %% ../nbs/parts/profiles.ipynb #50e8e7ce
+BATCH = 1 << 19  # rows of a column that are counted at once
+MEMORY = 192 << 20  # bytes for the columns that are in hand
+_ROW_BYTES = 24  # as read, as decoded and as sorted
+
+
+def _column_profile(name: str, chunks: Chunks, rows: int, like: FeatureProfile | None) -> FeatureProfile:
+    """Return the profile of a column of a file that is read in chunks."""
+    arrays = (plain_column(name, values) for values in chunks())
+    if like is not None:
+        return merged(name, (feature_profile(values, like) for values in arrays))
+    if rows <= WHOLE:
+        return feature_profile(plain_column(name, pa.chunked_array(list(chunks()))))
+    outline = sampled_edges(arrays, rows)
+    again = (plain_column(name, values) for values in chunks())
+    return thinned(merged(name, (feature_profile(values, outline) for values in again)))
+
+
+@contextmanager
+def as_parquet(path: str | Path) -> Iterator[Path]:
+    """Yield a table as a Parquet file: itself, or a temporary one of a CSV file's rows."""
+    if Path(path).suffix.lower() == ".parquet":
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_parquet(Path(folder) / "table.parquet", (batch.rows for batch in read_batches(path)))
+        yield Path(folder) / "table.parquet"
+
+
+def sorted_column(stored: Path, name: str) -> NDArray[np.float64]:
+    """Return all values of a number or time of a Parquet file that are there, sorted."""
+
+    def work(name: str, chunks: Chunks) -> NDArray[np.float64]:
+        return sorted_numbers(plain_column(name, pa.chunked_array(list(chunks()))))
+
+    return each_column(stored, [name], work, BATCH, 1)[name]
 
 
 def profile_file(
@@ -299,10 +223,13 @@ def profile_file(
 
     Raises InputError for a file that cannot be read as a table.
     """
-    schema = schema_of(path)
-    wanted = [name for name in schema.names if columns is None or name in columns]
-    if not wanted:
-        return profile(read_table(path, wanted))
-    fields = pa.schema([schema.field(name) for name in wanted])
-    edges = like or _outline(path, fields)
-    return reduce(merge, (profile(batch.rows, edges) for batch in read_batches(path, fields)))
+    wanted = [name for name in schema_of(path).names if columns is None or name in columns]
+    with as_parquet(path) as stored:
+        rows = parquet_length(stored)
+        at_once = min(rows, WHOLE if like is None and rows <= WHOLE else BATCH)
+
+        def work(name: str, chunks: Chunks) -> FeatureProfile:
+            return _column_profile(name, chunks, rows, _like(like, name))
+
+        features = each_column(stored, wanted, work, BATCH, MEMORY // (_ROW_BYTES * at_once))
+    return Profile(rows=rows, features=features)
