@@ -4092,6 +4092,10 @@ d = {
                 "parts/monitoring_config.html#config_file",
                 "brookside_mlops/monitoring_config.py",
             ),
+            "brookside_mlops.monitoring_config.drift_limits": (
+                "parts/monitoring_config.html#drift_limits",
+                "brookside_mlops/monitoring_config.py",
+            ),
             "brookside_mlops.monitoring_config.monitoring_config": (
                 "parts/monitoring_config.html#monitoring_config",
                 "brookside_mlops/monitoring_config.py",
@@ -6007,10 +6011,6 @@ d = {
             ),
             "brookside_mlops.settings.Environment._known_placeholders": (
                 "parts/settings.html#environment._known_placeholders",
-                "brookside_mlops/settings.py",
-            ),
-            "brookside_mlops.settings.Environment._warned_first": (
-                "parts/settings.html#environment._warned_first",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.Environment.endpoint_name": (

@@ -59,7 +59,7 @@ def drift_command(
         return
     if current is None:
         raise InputError("--current is missing: the table of new rows to compare with the reference")
-    _drift_of_tables(reference, current, as_json)
+    _drift_of_tables(reference, current, environment, as_json)
 
 
 def _run_of(endpoint: str) -> Any:
@@ -70,11 +70,12 @@ def _run_of(endpoint: str) -> Any:
     return run_of_endpoint(state_of(None, endpoint), endpoint)
 
 
-def _drift_of_tables(reference: Path, current: Path, as_json: bool) -> None:
+def _drift_of_tables(reference: Path, current: Path, environment: str, as_json: bool) -> None:
     """Compare two tables with no run behind them and show the report."""
     from brookside_mlops.drift import NUMBERS, compare_tables
+    from brookside_mlops.monitoring_config import drift_limits
 
-    report = compare_tables(reference, current)
+    report = compare_tables(reference, current, limits=drift_limits(Path.cwd(), environment))
     if as_json:
         from brookside_mlops.reporting import show_json
 

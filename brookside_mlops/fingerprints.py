@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import sha256
+from .monitoring_config import config_file
 from .runs import STAGES, Run
 from .settings import project_file
 from .stage_inputs import INPUTS
@@ -81,6 +82,8 @@ def fingerprint(run: Run, stage: str, parameters: Mapping[str, Any]) -> str:
     }
     if stage == "validate":
         content["data"] = _source_digest(run, str(parameters.get("data", "")))
+    if stage == "drift":
+        content["monitoring"] = sha256(config_file(run.project))
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

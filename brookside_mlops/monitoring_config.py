@@ -28,6 +28,7 @@ __all__ = [
     "config_file",
     "monitoring_config",
     "rules_of",
+    "drift_limits",
     "schema_text",
 ]
 
@@ -55,6 +56,8 @@ def optional_model(model: type[BaseModel]) -> type[BaseModel]:
 
 
 if TYPE_CHECKING:
+    from brookside_mlops.drift_verdicts import Thresholds
+
     EnvironmentProfile = Section
 else:
     EnvironmentProfile = optional_model(Profile)
@@ -124,6 +127,25 @@ def monitoring_config(project: Path) -> MonitoringConfig:
 def rules_of(project: Path, environment: str) -> tuple[AlertRule, ...]:
     """Return the alert rules of an environment; none where alerting is off. InputError as in `monitoring_config`."""
     return monitoring_config(project).profile(environment).alert_rules
+
+
+def drift_limits(project: Path, environment: str) -> Thresholds:
+    """Return from where on rows have drifted in an environment. Raises InputError for a wrong configuration."""
+    from brookside_mlops.drift_verdicts import Thresholds
+
+    drift = monitoring_config(project).profile(environment).data_drift
+    how = drift.methods
+    return Thresholds(
+        psi=how.psi,
+        ks=how.kolmogorov_smirnov,
+        jsd=how.jensen_shannon,
+        wasserstein=how.wasserstein,
+        missing=how.missing,
+        warning=drift.warning_share,
+        critical=drift.critical_share,
+        numbers=how.numbers,
+        categories=how.categories,
+    )
 
 
 # %% ../nbs/parts/monitoring_config.ipynb #1f33227a

@@ -69,14 +69,17 @@ class PerformanceMetrics(Section):
 class DriftMethods(Section):
     """From where on a feature has drifted, by each method. They are sizes of an effect, so that many rows do not cry wolf.
 
-    `missing` is the change of the share of missing values, `wasserstein` is in standard deviations of the reference.
+    `missing` is the change of the share of missing values, `wasserstein` is in standard deviations of the reference. `numbers` and
+    `categories` name the method that decides about a kind of feature.
     """
 
     psi: Positive = 0.2
-    jensen_shannon: Share = 0.1
-    kolmogorov_smirnov: Share = 0.1
-    wasserstein: Positive = 0.1
+    jensen_shannon: Share = 0.19
+    kolmogorov_smirnov: Share = 0.18
+    wasserstein: Positive = 0.45
     missing: Share = 0.1
+    numbers: Literal["psi", "ks", "jsd", "wasserstein"] = "psi"
+    categories: Literal["psi", "jsd"] = "psi"
 
 
 class DataDrift(Section):

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .cost_prices import CostSettings, InstancePrice, PriceList, PriceTerms
 from .errors import InputError
@@ -84,8 +84,6 @@ class Environment(Gates, RolloutSettings, CostSettings):
     min_success: Share = 0.95
     smoke_rate: Annotated[float, Field(gt=0, le=5000)] = 50.0
     smoke_seconds: Annotated[float, Field(gt=0, le=600)] = 4.0
-    drift_warning: Share = 0.15
-    drift_critical: Share = 0.30
 
     @field_validator("endpoint")
     @classmethod
@@ -101,15 +99,6 @@ class Environment(Gates, RolloutSettings, CostSettings):
         if any(name not in ("usecase", "environment") or spec or how for name, spec, how in parts):
             raise ValueError(right)
         return template
-
-    @model_validator(mode="after")
-    def _warned_first(self) -> Environment:
-        """A drift warns before it is critical."""
-        if self.drift_warning > self.drift_critical:
-            raise ValueError(
-                f"drift_warning: {self.drift_warning:g} is above drift_critical, {self.drift_critical:g}"
-            )
-        return self
 
     @property
     def state(self) -> Path:

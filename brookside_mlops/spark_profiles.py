@@ -13,6 +13,7 @@ from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from .datasets import read_batches, table_path, write_parquet
@@ -86,7 +87,7 @@ def numbered(frame: DataFrame, names: Collection[str]) -> DataFrame:
 # %% ../nbs/parts/spark_profiles.ipynb #7cf83385
 def _without_edges(found: Profile) -> Profile:
     """Return a profile without the edges it was counted on, which everybody knows."""
-    features = {name: one.model_copy(update={"edges": ()}) for name, one in found.features.items()}
+    features = {name: one.model_copy(update={"edges": np.empty(0)}) for name, one in found.features.items()}
     return Profile(rows=found.rows, features=features)
 
 

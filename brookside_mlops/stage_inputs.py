@@ -81,7 +81,7 @@ INPUTS: dict[str, Inputs] = {
         ("engineer", "register", "deploy"),
         (*_SERVICE_LEVEL, "min_success", "smoke_rate", "smoke_seconds", "state_folder"),
     ),
-    "drift": Inputs(("engineer", "register"), ("drift_critical", "drift_warning")),
+    "drift": Inputs(("engineer", "register")),
     "rollback": Inputs((), _ENDPOINT),
 }
 

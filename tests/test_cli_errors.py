@@ -230,11 +230,6 @@ def test_environment_may_keep_its_runs_and_state_elsewhere(here: Path) -> None:
         ),
         ("rollout_steps = 10, 50, 100", "rollout_steps = 50, 10", "weights from 1 to 100, each larger"),
         (
-            "drift_warning = 0.15",
-            "drift_warning = 0.4",
-            "[DEFAULT] drift_warning: 0.4 is above drift_critical, 0.3",
-        ),
-        (
             "slices = business_unit, channel",
             "staging.min_foo = 1",
             "[usecase.viability] staging.min_foo: '1': not a setting",

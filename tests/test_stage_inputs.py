@@ -96,7 +96,6 @@ def test_declared_keys_exist() -> None:
     [
         ("min_accuracy = 0.75", "min_accuracy = 0.76", {"evaluate"}),
         ("seed = 20260101", "seed = 1", {"validate", "engineer", "train", "evaluate"}),
-        ("drift_warning = 0.15", "drift_warning = 0.16", {"drift"}),
         ("slices = business_unit, channel", "slices = channel", {"evaluate"}),
     ],
 )

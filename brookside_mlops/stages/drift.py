@@ -34,6 +34,7 @@ from ..drift import DriftReport, Thresholds, compare
 from ..errors import InputError
 from ..features import read_features
 from ..fresh_data import endpoint_state, logged_rows, serving_bundle
+from ..monitoring_config import drift_limits
 from ..plots import COLOURS, Picture, describe, figure
 from ..profiles import Profile, profile, profile_file
 from ..results import Check, StageResult, worst
@@ -210,8 +211,7 @@ def drift(run: Run, *, stop_when_critical: bool = False, **where: Unpack[Where])
 
 def drift_of(run: Run, source: Source, stop_when_critical: bool = False) -> DriftResult:
     """Return the verdict on a source of rows."""
-    settings = run.settings
-    limits = Thresholds(warning=settings.drift_warning, critical=settings.drift_critical)
+    limits = drift_limits(run.project, run.environment)
     report = compare(*source.features, limits)
     found = inspected(source, report, limits)
     checks = report_checks(report, limits, stop_when_critical)
