@@ -1481,6 +1481,10 @@ d = {
                 "parts/gateway.html#gateway.ready",
                 "brookside_mlops/endpoints/gateway.py",
             ),
+            "brookside_mlops.endpoints.gateway._numbered": (
+                "parts/gateway.html#_numbered",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
             "brookside_mlops.endpoints.gateway.listen": (
                 "parts/gateway.html#listen",
                 "brookside_mlops/endpoints/gateway.py",
@@ -1488,6 +1492,68 @@ d = {
             "brookside_mlops.endpoints.gateway.main": (
                 "parts/gateway.html#main",
                 "brookside_mlops/endpoints/gateway.py",
+            ),
+        },
+        "brookside_mlops.endpoints.http_connection": {
+            "brookside_mlops.endpoints.http_connection.HttpConnection": (
+                "parts/http_connection.html#httpconnection",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.__init__": (
+                "parts/http_connection.html#httpconnection.__init__",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection._late": (
+                "parts/http_connection.html#httpconnection._late",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection._refuse": (
+                "parts/http_connection.html#httpconnection._refuse",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection._stop_clock": (
+                "parts/http_connection.html#httpconnection._stop_clock",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.connection_lost": (
+                "parts/http_connection.html#httpconnection.connection_lost",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.connection_made": (
+                "parts/http_connection.html#httpconnection.connection_made",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.data_received": (
+                "parts/http_connection.html#httpconnection.data_received",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.on_body": (
+                "parts/http_connection.html#httpconnection.on_body",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.on_headers_complete": (
+                "parts/http_connection.html#httpconnection.on_headers_complete",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.on_message_complete": (
+                "parts/http_connection.html#httpconnection.on_message_complete",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.send_400_response": (
+                "parts/http_connection.html#httpconnection.send_400_response",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection._too_large": (
+                "parts/http_connection.html#_too_large",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.header_size": (
+                "parts/http_connection.html#header_size",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.refusal": (
+                "parts/http_connection.html#refusal",
+                "brookside_mlops/endpoints/http_connection.py",
             ),
         },
         "brookside_mlops.endpoints.local": {
@@ -1987,8 +2053,12 @@ d = {
                 "parts/scoring.html#scoring.read_keys",
                 "brookside_mlops/endpoints/scoring.py",
             ),
-            "brookside_mlops.endpoints.scoring._rest": (
-                "parts/scoring.html#_rest",
+            "brookside_mlops.endpoints.scoring.Scoring.refuse": (
+                "parts/scoring.html#scoring.refuse",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring._received": (
+                "parts/scoring.html#_received",
                 "brookside_mlops/endpoints/scoring.py",
             ),
             "brookside_mlops.endpoints.scoring._too_large": (
