@@ -193,6 +193,8 @@ class Scoring:
         numbers = (reply.rows, reply.total, reply.squares, classes, agreed)
         self.log.add(Entry(time.time(), name, kind, reply.status, seconds, *numbers))
         if name in self.fleet.stats:
+            if reply.lost:
+                self.fleet.stats[name].samples_lost += reply.lost
             if kind == "mirror":
                 self.fleet.mirrors[name].add(reply.status, reply.rows, agreed)
             else:
