@@ -3666,7 +3666,10 @@ d = {
                 "parts/payload.html#payloaderror.body",
                 "brookside_mlops/payload.py",
             ),
+            "brookside_mlops.payload._Mark": ("parts/payload.html#_mark", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._NoValue": ("parts/payload.html#_novalue", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._all_fit": ("parts/payload.html#_all_fit", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._cells": ("parts/payload.html#_cells", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._check_names": (
                 "parts/payload.html#_check_names",
                 "brookside_mlops/payload.py",
@@ -3675,8 +3678,22 @@ d = {
                 "parts/payload.html#_check_values",
                 "brookside_mlops/payload.py",
             ),
+            "brookside_mlops.payload._constant": (
+                "parts/payload.html#_constant",
+                "brookside_mlops/payload.py",
+            ),
             "brookside_mlops.payload._encodes": ("parts/payload.html#_encodes", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._first_mark": (
+                "parts/payload.html#_first_mark",
+                "brookside_mlops/payload.py",
+            ),
             "brookside_mlops.payload._fits": ("parts/payload.html#_fits", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._integer": ("parts/payload.html#_integer", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._marked": ("parts/payload.html#_marked", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._not_json": (
+                "parts/payload.html#_not_json",
+                "brookside_mlops/payload.py",
+            ),
             "brookside_mlops.payload._records": ("parts/payload.html#_records", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._refuse": ("parts/payload.html#_refuse", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._split": ("parts/payload.html#_split", "brookside_mlops/payload.py"),
