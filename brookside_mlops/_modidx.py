@@ -1535,10 +1535,6 @@ d = {
                 "parts/http_connection.html#httpconnection.on_headers_complete",
                 "brookside_mlops/endpoints/http_connection.py",
             ),
-            "brookside_mlops.endpoints.http_connection.HttpConnection.on_message_complete": (
-                "parts/http_connection.html#httpconnection.on_message_complete",
-                "brookside_mlops/endpoints/http_connection.py",
-            ),
             "brookside_mlops.endpoints.http_connection.HttpConnection.send_400_response": (
                 "parts/http_connection.html#httpconnection.send_400_response",
                 "brookside_mlops/endpoints/http_connection.py",

@@ -69,13 +69,18 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come, and start or stop the clock."""
+        """Take what has come, mark a request that is whole, and start or stop the clock."""
+        before = self.cycle
         self._unseen += len(data)
         super().data_received(data)
+        cycle = self.cycle
         if self._unseen > MOST_HEADER and not self.transport.is_closing():
             self._refuse(_too_large())
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_clock()
+        if cycle is not before and not cycle.more_body:
+            cycle.scope["state"][WHOLE] = True
+        if cycle is not None and not cycle.response_complete:
+            if self._deadline is not None:
+                self._stop_clock()
         elif self._deadline is None and not self.transport.is_closing():
             self._deadline = self.loop.call_later(self._seconds(), self._late)
 
@@ -91,11 +96,6 @@ class HttpConnection(HttpToolsProtocol):
         """Take a piece of a body."""
         self._unseen = 0
         super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Mark a request whose body is there."""
-        self.scope["state"][WHOLE] = True
-        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no request, in JSON like all other errors."""

@@ -64,12 +64,13 @@ async def _received(receive: Receive, most: int, limits: Limits) -> bytes:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise PayloadError(400, "cut_off", "the caller left before the body was whole")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
+        part = message.get("body", b"")
+        size += len(part)
         if size > most:
             raise _too_large(limits)
         if not message.get("more_body"):
-            return b"".join(parts)
+            return b"".join((*parts, part)) if parts else part
+        parts.append(part)
 
 
 def unpacked(body: bytes, encoding: bytes, limits: Limits, most: int) -> bytes:
