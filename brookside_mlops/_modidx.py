@@ -1975,6 +1975,10 @@ d = {
                 "parts/gateway.html#gateway.ready",
                 "brookside_mlops/endpoints/gateway.py",
             ),
+            "brookside_mlops.endpoints.gateway._numbered": (
+                "parts/gateway.html#_numbered",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
             "brookside_mlops.endpoints.gateway.listen": (
                 "parts/gateway.html#listen",
                 "brookside_mlops/endpoints/gateway.py",
@@ -1982,6 +1986,64 @@ d = {
             "brookside_mlops.endpoints.gateway.main": (
                 "parts/gateway.html#main",
                 "brookside_mlops/endpoints/gateway.py",
+            ),
+        },
+        "brookside_mlops.endpoints.http_connection": {
+            "brookside_mlops.endpoints.http_connection.HttpConnection": (
+                "parts/http_connection.html#httpconnection",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.__init__": (
+                "parts/http_connection.html#httpconnection.__init__",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection._late": (
+                "parts/http_connection.html#httpconnection._late",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection._refuse": (
+                "parts/http_connection.html#httpconnection._refuse",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection._stop_clock": (
+                "parts/http_connection.html#httpconnection._stop_clock",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.connection_lost": (
+                "parts/http_connection.html#httpconnection.connection_lost",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.connection_made": (
+                "parts/http_connection.html#httpconnection.connection_made",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.data_received": (
+                "parts/http_connection.html#httpconnection.data_received",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.on_body": (
+                "parts/http_connection.html#httpconnection.on_body",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.on_headers_complete": (
+                "parts/http_connection.html#httpconnection.on_headers_complete",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.HttpConnection.send_400_response": (
+                "parts/http_connection.html#httpconnection.send_400_response",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection._too_large": (
+                "parts/http_connection.html#_too_large",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.header_size": (
+                "parts/http_connection.html#header_size",
+                "brookside_mlops/endpoints/http_connection.py",
+            ),
+            "brookside_mlops.endpoints.http_connection.refusal": (
+                "parts/http_connection.html#refusal",
+                "brookside_mlops/endpoints/http_connection.py",
             ),
         },
         "brookside_mlops.endpoints.local": {
@@ -2511,8 +2573,12 @@ d = {
                 "parts/scoring.html#scoring.read_keys",
                 "brookside_mlops/endpoints/scoring.py",
             ),
-            "brookside_mlops.endpoints.scoring._rest": (
-                "parts/scoring.html#_rest",
+            "brookside_mlops.endpoints.scoring.Scoring.refuse": (
+                "parts/scoring.html#scoring.refuse",
+                "brookside_mlops/endpoints/scoring.py",
+            ),
+            "brookside_mlops.endpoints.scoring._received": (
+                "parts/scoring.html#_received",
                 "brookside_mlops/endpoints/scoring.py",
             ),
             "brookside_mlops.endpoints.scoring._too_large": (
@@ -4649,7 +4715,10 @@ d = {
                 "parts/payload.html#payloaderror.body",
                 "brookside_mlops/payload.py",
             ),
+            "brookside_mlops.payload._Mark": ("parts/payload.html#_mark", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._NoValue": ("parts/payload.html#_novalue", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._all_fit": ("parts/payload.html#_all_fit", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._cells": ("parts/payload.html#_cells", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._check_names": (
                 "parts/payload.html#_check_names",
                 "brookside_mlops/payload.py",
@@ -4658,8 +4727,22 @@ d = {
                 "parts/payload.html#_check_values",
                 "brookside_mlops/payload.py",
             ),
+            "brookside_mlops.payload._constant": (
+                "parts/payload.html#_constant",
+                "brookside_mlops/payload.py",
+            ),
             "brookside_mlops.payload._encodes": ("parts/payload.html#_encodes", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._first_mark": (
+                "parts/payload.html#_first_mark",
+                "brookside_mlops/payload.py",
+            ),
             "brookside_mlops.payload._fits": ("parts/payload.html#_fits", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._integer": ("parts/payload.html#_integer", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._marked": ("parts/payload.html#_marked", "brookside_mlops/payload.py"),
+            "brookside_mlops.payload._not_json": (
+                "parts/payload.html#_not_json",
+                "brookside_mlops/payload.py",
+            ),
             "brookside_mlops.payload._records": ("parts/payload.html#_records", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._refuse": ("parts/payload.html#_refuse", "brookside_mlops/payload.py"),
             "brookside_mlops.payload._split": ("parts/payload.html#_split", "brookside_mlops/payload.py"),

@@ -137,8 +137,15 @@ def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
 
 
 def assignments(pairs: Iterable[str]) -> dict[str, str]:
-    """Return `name=value` words of a command line as a mapping. Raises `InputError` for a word without `=`."""
+    """Return `name=value` words of a command line as a mapping. Raises `InputError` for a word without `=` or a name given twice."""
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
         raise InputError("; ".join(f"{pair!r} is not NAME=VALUE" for pair in wrong))
-    return {name.strip(): value for name, _, value in (pair.partition("=") for pair in pairs)}
+    split = [(name.strip(), value) for name, _, value in (pair.partition("=") for pair in pairs)]
+    names = [name for name, _ in split]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{', '.join(twice)} is given more than once: one value for each name would be right"
+        )
+    return dict(split)

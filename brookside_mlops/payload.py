@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .bundle import BundleColumn
@@ -32,8 +33,82 @@ class PayloadError(Exception):
 MAX_ROWS = 10_000
 
 
+# %% ../nbs/parts/payload.ipynb #46c06813
+@dataclass(frozen=True)
+class _Mark:
+    """Stands for a value that cannot be read; `fault` says why."""
+
+    fault: str
+    status: int = 400
+
+
+def _constant(name: str) -> _Mark:
+    return _Mark(f"{name} is not JSON: send null for a missing value")
+
+
+def _integer(digits: str) -> Any:
+    try:
+        return int(digits)
+    except ValueError:  # Python reads no more than some thousand digits
+        return _Mark(f"a number of {len(digits.lstrip('-')):,} digits is not a number or null", 422)
+
+
+class _NoValue(ValueError):
+    """NaN or Infinity, which Python's parser would take."""
+
+
 def _refuse(constant: str) -> NoReturn:
-    raise PayloadError(400, "not_json", f"{constant} is not JSON: send null for a missing value")
+    raise _NoValue(_constant(constant).fault)
+
+
+def _marked(value: Any) -> _Mark | None:
+    """Return the mark that a value is, or has to get because its bytes are no text."""
+    if isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value):
+        return _Mark("the text is not UTF-8")
+    return value if isinstance(value, _Mark) else None
+
+
+def _cells(content: Any) -> Iterator[tuple[int, str, Any]]:
+    """Yield row, column and value of what looks like a table."""
+    table = content.get("input_data") if isinstance(content, dict) else content
+    names, rows = (table.get("columns"), table.get("data")) if isinstance(table, dict) else (None, table)
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
+        if isinstance(row, dict):
+            yield from ((number, name, value) for name, value in row.items())
+        elif isinstance(row, list) and isinstance(names, list):
+            yield from ((number, name, value) for name, value in zip(names, row, strict=False))
+
+
+def _first_mark(body: bytes) -> PayloadError | None:
+    """Return what is wrong with the first value of a table that cannot be read, None where that is not to be found."""
+    try:
+        text = body.decode("utf-8", "surrogateescape")
+        content = json.loads(text, parse_constant=_constant, parse_int=_integer)
+    except (ValueError, RecursionError):
+        return None
+    for number, name, value in _cells(content):
+        mark = _marked(value)
+        if mark and isinstance(name, str) and not _marked(name):
+            code = "not_json" if mark.status == 400 else "wrong_type"
+            return PayloadError(mark.status, code, f"row {number}, column {name!r}: {mark.fault}", name)
+    return None
+
+
+def _not_json(body: bytes, error: Exception) -> PayloadError:
+    """Return what is wrong with a body that the parser has refused, and in which field if that can be told."""
+    if isinstance(error, json.JSONDecodeError):
+        return PayloadError(400, "not_json", f"the body is not JSON: {error}")
+    if isinstance(error, RecursionError):
+        return PayloadError(400, "not_json", "the body is nested too deeply")
+    found = _first_mark(body)
+    if found:
+        return found
+    if isinstance(error, UnicodeDecodeError):
+        return PayloadError(
+            400, "not_json", f"the body is not {error.encoding.upper()} at byte {error.start}"
+        )
+    said = error if isinstance(error, _NoValue) else "a number has too many digits"
+    return PayloadError(400, "not_json", f"the body is not JSON: {said}")
 
 
 # %% ../nbs/parts/payload.ipynb #b6df4ddf
@@ -84,8 +159,8 @@ def _table(body: bytes) -> dict[str, Sequence[Any]]:
     """Return the rows of a request by column."""
     try:
         content = json.loads(body, parse_constant=_refuse)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise PayloadError(400, "not_json", f"the body is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise _not_json(body, error) from None
     if isinstance(content, dict):
         content = content.get("input_data")
     if isinstance(content, dict):

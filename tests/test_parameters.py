@@ -94,3 +94,9 @@ def test_untyped_declaration_is_refused() -> None:
 def test_words_without_equals_sign_are_refused() -> None:
     with pytest.raises(InputError, match="'rows' is not NAME=VALUE"):
         assignments(["rows", "rate=1"])
+
+
+@pytest.mark.parametrize("second", ["blue=50", " blue =40"])
+def test_name_given_twice_is_refused(second: str) -> None:
+    with pytest.raises(InputError, match="blue is given more than once"):
+        assignments(["blue=50", "green=0", second])

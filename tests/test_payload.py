@@ -98,3 +98,60 @@ def test_each_mistake_has_its_status_and_code(content: Any, status: int, code: s
     with pytest.raises(PayloadError) as error:
         parse_payload(json.dumps(content).encode(), COLUMNS, max_rows=10)
     assert (error.value.status, error.value.code) == (status, code)
+
+
+DIGITS = "9" * 5000
+CONSTANTS = [
+    (text, f"{text} is not JSON: send null for a missing value") for text in ("NaN", "Infinity", "-Infinity")
+]
+
+
+@pytest.mark.parametrize(
+    ("written", "status", "fault"),
+    [
+        *((text.encode(), 400, fault) for text, fault in CONSTANTS),
+        (b'"caf\xe9"', 400, "the text is not UTF-8"),
+        (DIGITS.encode(), 422, "a number of 5,000 digits is not a number or null"),
+        (b"-" + DIGITS.encode(), 422, "a number of 5,000 digits is not a number or null"),
+    ],
+    ids=["NaN", "Infinity", "-Infinity", "text", "digits", "negative digits"],
+)
+@pytest.mark.parametrize("shape", ["records", "wrapped records", "split"])
+def test_value_that_cannot_be_read_is_named_by_row_and_column(
+    written: bytes, status: int, fault: str, shape: str
+) -> None:
+    rows = [ROW, {**ROW, "weeks": "HERE"}]
+    content: Any = rows if shape == "records" else {"input_data": rows}
+    if shape == "split":
+        content = {"input_data": {"columns": list(ROW), "data": [list(row.values()) for row in rows]}}
+    body = json.dumps(content).encode().replace(b'"HERE"', written)
+    with pytest.raises(PayloadError) as refused:
+        parse_payload(body, COLUMNS)
+    error = refused.value
+    assert (error.status, error.field) == (status, "weeks")
+    assert error.message == f"row 1, column 'weeks': {fault}"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"input_data": NaN}', "the body is not JSON: NaN is not JSON: send null for a missing value"),
+        (b"[" + DIGITS.encode() + b"]", "the body is not JSON: a number has too many digits"),
+        (b'[{"caf\xe9": 1}]', "the body is not UTF-8 at byte 6"),
+        (b'[{"weeks": NaN}', "the body is not JSON: NaN is not JSON: send null for a missing value"),
+        (b"[" * 100_000, "the body is nested too deeply"),
+    ],
+    ids=["no table", "no record", "name of a column", "cut off", "deep"],
+)
+def test_what_has_no_row_and_column_is_still_said_in_plain_words(body: bytes, message: str) -> None:
+    with pytest.raises(PayloadError) as refused:
+        parse_payload(body, COLUMNS)
+    assert (refused.value.status, refused.value.message) == (400, message)
+
+
+@given(JSON, st.sampled_from(["NaN", "Infinity", DIGITS]))
+def test_no_unreadable_value_ends_in_anything_but_a_refusal(content: Any, odd: str) -> None:
+    body = json.dumps([content, "HERE"]).replace('"HERE"', odd).encode()
+    with pytest.raises(PayloadError) as refused:
+        parse_payload(body, COLUMNS)
+    assert "set_int_max_str_digits" not in refused.value.message

@@ -12,10 +12,13 @@ import os
 import socket
 import sys
 import time
+import uuid
 from collections.abc import MutableMapping
 from contextlib import asynccontextmanager
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,6 +30,7 @@ from ..bundle import BundleInfo
 from .fleet import Fleet
 from .openapi import openapi
 from .page import Page
+from .protocol import REQUEST_ID
 from .request_log import RequestLog
 from .scoring import Receive, Scoring, Send
 from .state import EndpointState
@@ -54,7 +58,7 @@ class Gateway:
         if scope["type"] == "http" and scope["path"] == "/score" and scope["method"] == "POST":
             await self.scoring(scope, receive, send)
         else:
-            await self.site(scope, receive, send)
+            await self.site(scope, receive, _numbered(scope, send) if scope["type"] == "http" else send)
 
     async def health(self, request: Request) -> Response:
         """Say whether the server lives and which deployments are ready."""
@@ -77,7 +81,7 @@ class Gateway:
             )
             for name, worker in self.fleet.workers.items()
         }
-        text = metrics_text(self.state.name, shown, self.log.lost)
+        text = metrics_text(self.state.name, shown, self.log.lost, self.scoring.refused)
         return Response(text, media_type="text/plain; version=0.0.4")
 
     async def openapi(self, request: Request) -> Response:
@@ -132,6 +136,19 @@ class Gateway:
 
 
 # %% ../../nbs/parts/gateway.ipynb #f71699f2
+def _numbered(scope: MutableMapping[str, Any], send: Send) -> Send:
+    """Return `send` with the id of the request on the answer: the caller's own or a new one."""
+
+    async def numbered(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            given = dict(scope["headers"]).get(REQUEST_ID.encode(), b"")[:64]
+            number = given or uuid.uuid4().hex.encode()
+            message["headers"] = [*message.get("headers", ()), (REQUEST_ID.encode(), number)]
+        await send(message)
+
+    return numbered
+
+
 BACKLOG = 2048
 TRIES = 10
 
@@ -159,6 +176,9 @@ def main() -> None:
     """Serve: `python -m brookside_mlops.endpoints.gateway STATE_FOLDER NAME`."""
     import uvicorn
     import uvloop
+    from uvicorn.config import LOGGING_CONFIG
+
+    from brookside_mlops.endpoints.http_connection import HttpConnection
 
     state = EndpointState(Path(sys.argv[1]), sys.argv[2])
     bound = listen(state.server()[1])
@@ -172,10 +192,19 @@ def main() -> None:
             await super().shutdown(sockets)
 
     gateway = Gateway(state)
+    patient = partial(
+        HttpConnection,
+        seconds=lambda: gateway.fleet.limits.request_seconds,
+        refused=gateway.scoring.refuse,
+    )
+    logging = deepcopy(LOGGING_CONFIG)
+    logging["formatters"]["default"]["fmt"] = "%(asctime)s %(levelprefix)s %(message)s"
 
     async def serve() -> None:
         config = uvicorn.Config(
             gateway,
+            http=cast(Any, patient),
+            log_config=logging,
             access_log=False,
             log_level="warning",
             server_header=False,

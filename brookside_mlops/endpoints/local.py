@@ -191,7 +191,11 @@ class LocalEndpoint:
 
     def set_mirror(self, weights: Mapping[str, int]) -> None:
         """Send a copy of that share (0 to 50) of the live requests to one deployment. Raises InputError for another wish."""
-        fault = mirror_fault(weights, list(self.state.deployments()))
+        there = self.state.deployments()
+        fault = mirror_fault(weights, list(there))
+        alone = [name for name, share in weights.items() if share and not fault and there[name].weight == 100]
+        if alone:
+            fault = f"{alone[0]} takes all the traffic itself: a copy is for another deployment"
         if fault:
             raise InputError(f"endpoint {self.name}: {fault}")
         self.state.mirror(weights)

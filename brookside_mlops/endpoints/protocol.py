@@ -16,6 +16,7 @@ __all__ = [
     "PIN",
     "REQUEST_ID",
     "REPLAYED",
+    "WHOLE",
     "Deployment",
     "Limits",
     "EndpointInfo",
@@ -30,6 +31,7 @@ __all__ = [
 PIN = "azureml-model-deployment"
 REQUEST_ID = "x-ms-request-id"
 REPLAYED = "x-brookside-replayed"  # on requests of ours: they are no callers, so nothing of them is sampled
+WHOLE = "brookside.whole"  # in the state of a request whose body has arrived
 
 
 class Deployment(BaseModel):

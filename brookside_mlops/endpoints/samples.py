@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from ..files import replacing
 __all__ = ["OURS", "ENOUGH", "OLD", "Kept", "row_keys", "sample_table", "Sampler"]
 
 # %% ../../nbs/parts/samples.ipynb #7d238162
+_KEPT_AS: dict[str, Callable[[Any], Any]] = {"number": float, "boolean": bool}
 OURS = ("request.time", "request.id", "request.row", "request.key")
 
 
@@ -63,8 +65,9 @@ def sample_table(info: BundleInfo, kept: Sequence[Kept]) -> Any:
     }
     for column in info.columns:
         values = [value for one in kept for value in one.columns[column.name]]
-        if column.kind == "boolean":
-            values = [None if value is None else bool(value) for value in values]
+        as_kept = _KEPT_AS.get(column.kind)
+        if as_kept:  # callers may send 1 for true, and whole numbers that only nearly fit a float
+            values = [None if value is None else as_kept(value) for value in values]
         found[column.name] = pa.array(values, kinds[column.kind])
     answers = [
         answer if isinstance(answer, dict) else {"value": answer} for one in kept for answer in one.answers
@@ -133,5 +136,8 @@ class Sampler:
             with replacing(self.folder / name, 0o600) as temporary:
                 pq.write_table(sample_table(self.info, taken), temporary)
             self.files += 1
-        except (OSError, ValueError):
+        except Exception as error:
             self.lost += len(taken)
+            reason = error.strerror if isinstance(error, OSError) else None
+            said = f"samples of {len(taken)} requests could not be written: {reason or type(error).__name__}"
+            print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} WARNING: {said}", file=sys.stderr, flush=True)

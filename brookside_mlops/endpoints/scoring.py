@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from .fleet import Fleet
-from .protocol import PIN, REPLAYED, REQUEST_ID, Limits
+from .protocol import PIN, REPLAYED, REQUEST_ID, WHOLE, Limits
 from .request_log import Entry, Kind, RequestLog
 from .routing import agreeing, successor
 from .supervisor import WorkerDown
@@ -35,36 +35,42 @@ def _too_large(limits: Limits) -> PayloadError:
     return PayloadError(413, "too_large", f"the body is larger than {limits.max_body_mb:g} MiB")
 
 
-async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes:
-    """Return the body of a request. Raises PayloadError: 408 too slow, 413 too large, 400 or 415 for its encoding."""
+async def read_body(headers: Headers, receive: Receive, limits: Limits, whole: bool = False) -> bytes:
+    """Return the body of a request; one that is there as a `whole` needs no clock.
+
+    Raises PayloadError: 408 too slow, 413 too large, 400 cut off or not gzip, 415 for another encoding.
+    """
     most = int(limits.max_body_mb * 2**20)
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or int(length) > most:
         raise _too_large(limits)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
+    if whole:
+        body = await _received(receive, most, limits)
+    else:
         try:
             async with asyncio.timeout(limits.request_seconds):
-                body = await _rest(body, receive, limits, most)
+                body = await _received(receive, most, limits)
         except TimeoutError:
             said = f"the body did not arrive within {limits.request_seconds:g} s"
             raise PayloadError(408, "slow_body", said) from None
-    encoding = headers.get(b"content-encoding", b"identity")
+    encoding = headers.get(b"content-encoding", b"identity").lower()
     return body if encoding == b"identity" else unpacked(body, encoding, limits, most)
 
 
-async def _rest(body: bytes, receive: Receive, limits: Limits, most: int) -> bytes:
-    parts = [body]
-    size = len(body)
+async def _received(receive: Receive, most: int, limits: Limits) -> bytes:
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
+        if message["type"] == "http.disconnect":
+            raise PayloadError(400, "cut_off", "the caller left before the body was whole")
+        part = message.get("body", b"")
+        size += len(part)
         if size > most:
             raise _too_large(limits)
         if not message.get("more_body"):
-            return b"".join(parts)
+            return b"".join((*parts, part)) if parts else part
+        parts.append(part)
 
 
 def unpacked(body: bytes, encoding: bytes, limits: Limits, most: int) -> bytes:
@@ -85,6 +91,7 @@ def unpacked(body: bytes, encoding: bytes, limits: Limits, most: int) -> bytes:
 
 # %% ../../nbs/parts/scoring.ipynb #410e74d7
 _PIN, _REQUEST_ID, _REPLAYED = PIN.encode(), REQUEST_ID.encode(), REPLAYED.encode()
+_SCHEME = b"bearer "
 _JSON = (b"content-type", b"application/json")
 
 
@@ -94,16 +101,22 @@ class Scoring:
     def __init__(self, fleet: Fleet, log: RequestLog) -> None:
         self.fleet, self.log = fleet, log
         self.active = 0
+        self.refused: dict[tuple[int, str], int] = {}
         self._copies: set[asyncio.Task[None]] = set()
         self.read_keys()
 
     def read_keys(self) -> None:
         """Take over the callers' keys."""
-        self._allowed = [b"Bearer " + key.encode() for key in self.fleet.state.read_keys()[:2]]
+        self._allowed = [key.encode() for key in self.fleet.state.read_keys()[:2]]
 
     def permits(self, given: bytes) -> bool:
-        """Say whether an Authorization header has one of the callers' keys."""
-        return any([hmac.compare_digest(given, key) for key in self._allowed])
+        """Say whether an Authorization header has one of the callers' keys; its first word is in any case."""
+        scheme, key = given[: len(_SCHEME)], given[len(_SCHEME) :]
+        return scheme.lower() == _SCHEME and any([hmac.compare_digest(key, one) for one in self._allowed])
+
+    def refuse(self, status: int, code: str) -> None:
+        """Count a request that no deployment was asked about."""
+        self.refused[status, code] = self.refused.get((status, code), 0) + 1
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -115,7 +128,8 @@ class Scoring:
         self.active += 1
         try:
             self._admit(headers)
-            body = await read_body(headers, receive, self.fleet.limits)
+            whole = WHOLE in scope.get("state", ())
+            body = await read_body(headers, receive, self.fleet.limits, whole)
             keep = _PIN not in headers and _REPLAYED not in headers and self.fleet.sampled.take()
             pinned = headers.get(_PIN, b"").decode("latin-1")
             answered, reply = await self._answer(pinned, body, number if keep else b"")
@@ -123,6 +137,9 @@ class Scoring:
             reply = Reply(error.status, error.body())
             if error.status in (429, 503):
                 extra = [(b"retry-after", b"1")]
+            elif error.status == 408:
+                extra = [(b"connection", b"close")]  # what comes now is the body of a request that is over
+            self.refuse(error.status, error.code)
             self.log.add(Entry(time.time(), answered, "live", error.status, time.perf_counter() - begun))
         finally:
             self.active -= 1
@@ -178,6 +195,8 @@ class Scoring:
         numbers = (reply.rows, reply.total, reply.squares, classes, agreed)
         self.log.add(Entry(time.time(), name, kind, reply.status, seconds, *numbers))
         if name in self.fleet.stats:
+            if reply.lost:
+                self.fleet.stats[name].samples_lost += reply.lost
             if kind == "mirror":
                 self.fleet.mirrors[name].add(reply.status, reply.rows, agreed)
             else:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import frexp
+from types import MappingProxyType
 from typing import Any
 
 # %% auto #0
@@ -17,6 +18,7 @@ __all__ = [
     "WINDOW",
     "HISTORY",
     "EDGES",
+    "Refused",
     "bucket",
     "bucket_seconds",
     "quantile",
@@ -80,6 +82,7 @@ class DeploymentStats:
     buckets: dict[int, int] = field(default_factory=dict)
     seconds_sum: float = 0.0
     rows: int = 0
+    samples_lost: int = 0
     recent: deque[Second] = field(default_factory=lambda: deque(maxlen=HISTORY + 1))
 
     def add(self, now: float, status: int, seconds: float, rows: int) -> None:
@@ -151,7 +154,12 @@ class Snapshot:
     restarts: Mapping[str, int]
 
 
-def _families(endpoint: str, deployments: Mapping[str, Snapshot], lost: int) -> Iterator[Any]:
+Refused = Mapping[tuple[int, str], int]
+
+
+def _families(
+    endpoint: str, deployments: Mapping[str, Snapshot], lost: int, refused: Refused
+) -> Iterator[Any]:
     """Yield the metric families of an endpoint."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
@@ -164,6 +172,9 @@ def _families(endpoint: str, deployments: Mapping[str, Snapshot], lost: int) -> 
     weights = GaugeMetricFamily("brookside_weight_percent", "Share of the traffic.", labels=labels)
     ready = GaugeMetricFamily("brookside_ready", "1 where the worker can answer.", labels=labels)
     times = HistogramMetricFamily("brookside_request_seconds", "Time to answer.", labels=labels)
+    samples = CounterMetricFamily(
+        "brookside_samples_lost", "Sampled requests that could not be written.", labels=labels
+    )
     for name, one in deployments.items():
         where = (endpoint, name)
         for status, count in sorted(one.stats.statuses.items()):
@@ -179,20 +190,30 @@ def _families(endpoint: str, deployments: Mapping[str, Snapshot], lost: int) -> 
         ]
         held.append(("+Inf", sum(one.stats.buckets.values())))
         times.add_metric(where, held, one.stats.seconds_sum)
+        samples.add_metric(where, one.stats.samples_lost)
     dropped = CounterMetricFamily(
         "brookside_log_rows_lost", "Rows the log could not keep.", labels=["endpoint"]
     )
     dropped.add_metric([endpoint], lost)
-    yield from (requests, rows, restarts, weights, ready, times, dropped)
+    nobody = CounterMetricFamily(
+        "brookside_requests_refused",
+        "Requests refused before a deployment was asked.",
+        labels=("endpoint", "status", "code"),
+    )
+    for (status, code), count in sorted(refused.items()):
+        nobody.add_metric((endpoint, str(status), code), count)
+    yield from (requests, rows, restarts, weights, ready, times, samples, dropped, nobody)
 
 
-def metrics_text(endpoint: str, deployments: Mapping[str, Snapshot], lost: int) -> bytes:
-    """Return the metrics of an endpoint in the text format of Prometheus."""
+def metrics_text(
+    endpoint: str, deployments: Mapping[str, Snapshot], lost: int, refused: Refused = MappingProxyType({})
+) -> bytes:
+    """Return the metrics of an endpoint in the text format of Prometheus; `refused` counts by status and code."""
     from prometheus_client import CollectorRegistry, generate_latest
 
     class Collector:
         def collect(self) -> Iterator[Any]:
-            yield from _families(endpoint, deployments, lost)
+            yield from _families(endpoint, deployments, lost, refused)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector())

@@ -78,7 +78,7 @@ class Channel(asyncio.Protocol):
         """Take whole frames out of what has come."""
         self._buffer += data
         while len(self._buffer) >= ANSWER.size:
-            magic, status, length, rows, total, squares, words = ANSWER.unpack_from(self._buffer)
+            magic, status, length, rows, total, squares, lost, words = ANSWER.unpack_from(self._buffer)
             end = ANSWER.size + words + length
             if magic != MAGIC or not self.waiting:
                 return self.close("the worker wrote what is not an answer")
@@ -91,7 +91,7 @@ class Channel(asyncio.Protocol):
             future = self.waiting.popleft()
             self.since = self.clock()
             if not future.done():
-                future.set_result(Reply(status, body, rows, total, squares, classes))
+                future.set_result(Reply(status, body, rows, total, squares, classes, lost))
         return None
 
     def busy_for(self) -> float:

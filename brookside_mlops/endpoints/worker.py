@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,15 @@ __all__ = ["MAGIC", "READY", "REQUEST", "ANSWER", "Reply", "summed", "answer", "
 MAGIC = b"BKS1"
 READY = 100  # the status of the frame that says the model is loaded
 REQUEST = struct.Struct("!IB")
-ANSWER = struct.Struct("!4sHIIddI")
+ANSWER = struct.Struct("!4sHIIddII")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer of a worker. `total` and `squares` sum the predicted values (score, probability or value) and their squares."""
+    """The answer of a worker. `total` and `squares` sum the predicted values (score, probability or value) and their squares.
+
+    `lost` counts the sampled requests that could not be written since the answer before.
+    """
 
     status: int
     body: bytes
@@ -42,11 +45,12 @@ class Reply:
     total: float = 0.0
     squares: float = 0.0
     classes: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
 
     def pack(self) -> bytes:
         """Return the frame."""
         classes = json.dumps(self.classes).encode() if self.classes else b""
-        numbers = (self.rows, self.total, self.squares, len(classes))
+        numbers = (self.rows, self.total, self.squares, self.lost, len(classes))
         return ANSWER.pack(MAGIC, self.status, len(self.body), *numbers) + classes + self.body
 
 
@@ -93,10 +97,14 @@ def serve(bundle: Bundle, connection: socket.socket, sampler: Sampler, max_rows:
     """Answer requests until the other end closes."""
     with connection, connection.makefile("rb", buffering=1 << 16) as requests:
         connection.sendall(Reply(READY, b"").pack())
+        told = 0
         while len(header := requests.read(REQUEST.size)) == REQUEST.size:
             length, named = REQUEST.unpack(header)
             request = requests.read(named).decode("latin-1")
             reply = answer(bundle, requests.read(length), sampler if named else None, max_rows, request)
+            lost = sampler.lost
+            if lost != told:
+                reply, told = replace(reply, lost=lost - told), lost
             connection.sendall(reply.pack())
 
 

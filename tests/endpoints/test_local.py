@@ -184,3 +184,14 @@ def test_names_that_are_none_and_endpoints_that_are_not_there(tmp_path: Path) ->
         LocalEndpoint(tmp_path, "../etc")
     with pytest.raises(InputError, match="no endpoint 'cost-prod'"):
         LocalEndpoint(tmp_path, "cost-prod").show()
+
+
+def test_deployment_with_all_the_traffic_gets_no_copies_of_it(
+    endpoint: LocalEndpoint, tmp_path: Path
+) -> None:
+    endpoint.create_deployment("green", adding(tmp_path / "green", 1.5), "brookside-cost", 2)
+    with pytest.raises(InputError, match="blue takes all the traffic itself"):
+        endpoint.set_mirror({"blue": 10})
+    endpoint.set_mirror({"green": 10})
+    endpoint.set_mirror({"blue": 0})
+    assert endpoint.show().mirror == {}

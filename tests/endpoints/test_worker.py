@@ -24,7 +24,7 @@ def ask(connection: socket.socket, body: bytes, keep: bytes = b"") -> tuple[int,
 
 def reply(connection: socket.socket) -> tuple[int, int, float, bytes]:
     with connection.makefile("rb", buffering=0) as stream:
-        magic, status, length, rows, total, _, words = ANSWER.unpack(stream.read(ANSWER.size))
+        magic, status, length, rows, total, _, _, words = ANSWER.unpack(stream.read(ANSWER.size))
         assert magic == MAGIC
         content = b""
         while len(content) < words + length:
