@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from brookside_mlops.bundle import BundleColumn, BundleInfo
 from brookside_mlops.endpoints.protocol import Limits
-from brookside_mlops.endpoints.samples import ENOUGH, Sampler, sample_table
+from brookside_mlops.endpoints.samples import ENOUGH, Kept, Sampler, sample_table
 from brookside_mlops.payload import parse_payload
 from tests.endpoints.states import ROW, gateway_of, state_with
 
@@ -43,7 +43,7 @@ VALUES = st.fixed_dictionaries(
 @example([{"weeks": LARGEST, "unit": None, "sponsor": None}])
 def test_all_that_a_request_may_say_is_kept(rows: list[dict[str, object]]) -> None:
     columns = parse_payload(json.dumps(rows).encode(), INFO.columns)
-    kept = sample_table(INFO, [(0.0, columns, [1.0] * len(rows))]).to_pylist()
+    kept = sample_table(INFO, [Kept(0.0, columns, [1.0] * len(rows))]).to_pylist()
     for row, one in zip(rows, kept, strict=True):
         assert one["unit"] == row["unit"]
         assert one["weeks"] == (None if row["weeks"] is None else float(row["weeks"]))  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def test_all_that_a_request_may_say_is_kept(rows: list[dict[str, object]]) -> No
 def test_odd_number_costs_none_of_the_samples_beside_it(tmp_path: Path) -> None:
     with Sampler(INFO, tmp_path) as sampler:
         for weeks in (4, 2**53 + 1, 10**30, 0.5):
-            sampler.add(0.0, {"weeks": [weeks], "unit": ["a"], "sponsor": [True]}, [1.0])
+            sampler.add(Kept(0.0, {"weeks": [weeks], "unit": ["a"], "sponsor": [True]}, [1.0]))
     (file,) = tmp_path.glob("*.parquet")
     assert pq.read_table(file)["weeks"].to_pylist() == [4.0, 2.0**53, 1e30, 0.5] and not sampler.lost
 
@@ -64,7 +64,7 @@ def test_samples_that_cannot_be_written_are_counted_and_said_without_their_value
 ) -> None:
     columns = {"weeks": [4], "unit": ["secret"], "sponsor": [None]}
     with Sampler(INFO, tmp_path) as sampler:
-        sampler.add(0.0, columns, [answer])
+        sampler.add(Kept(0.0, columns, [answer]))
     assert sampler.lost == 1
     said = capsys.readouterr().err
     assert re.match(r"\d{4}-\d\d-\d\d \S+ WARNING: samples of 1 requests could not be written: \w+\n$", said)
