@@ -115,21 +115,16 @@ def _wish(state_folder: Path | None, name: str, wish: Wish, as_json: bool) -> No
         asked = {"endpoint": name, "asked": wish, "holder": row.holder.model_dump()}
         tell(f"{name}: asked {row.holder.text()} to {wish}", asked, as_json)
         return
-    _take_over(row, wish, by, as_json)
+    _take_over(state_of(state_folder, name), row, wish, by, as_json)
 
 
-def _take_over(row: Row, wish: Wish, by: str, as_json: bool) -> None:
+def _take_over(state: Path, row: Row, wish: Wish, by: str, as_json: bool) -> None:
     """Drive a rollout that nobody drives."""
-    from pathlib import Path
-
     from brookside_mlops.reporting import show_json
-    from brookside_mlops.rollout_run import continue_rollout, outcome
-    from brookside_mlops.runs import Run
+    from brookside_mlops.rollout_run import continue_rollout, outcome, run_of_record
 
     found = _record(row)
-    if not found.run_folder:
-        raise InputError(f"endpoint {row.endpoint}: the rollout belongs to no run: it is driven from Python")
-    run = Run(Path(found.run_folder))
+    run = run_of_record(state, found)
     seen: list[Any] = []
 
     def listen(record: Record) -> None:

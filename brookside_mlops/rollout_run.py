@@ -24,7 +24,7 @@ from .rollout_news import tell
 from .rollout_plan import PlanView, Target, plan_of, serving, view_plan
 from .rollout_store import RolloutStore, Wish
 from .runs import Run
-from .settings import read_prices
+from .settings import read_prices, runs_folder, state_folder
 from .smoke import smoke
 
 # %% auto #0
@@ -38,6 +38,7 @@ __all__ = [
     "detach",
     "cost_of",
     "plan_view",
+    "run_of_record",
     "run_of_endpoint",
     "deploy_run",
     "continue_rollout",
@@ -183,15 +184,47 @@ def plan_view(run: Run) -> PlanView:
     return view_plan(plan_of(settings), info, endpoint.name, target, cost_of(run))
 
 
-def run_of_endpoint(state_folder: Path, name: str) -> Run:
-    """Return the run that was rolled out to an endpoint last. InputError where there is none."""
-    row = RolloutStore(state_folder).last(name)
-    folder = Record.model_validate_json(row.document).run_folder if row else ""
-    if not folder:
+# %% ../nbs/parts/rollout_run.ipynb #3facd95f
+def run_of_record(state: Path, record: Record) -> Run:
+    """Return the run of a rollout in a state folder. InputError where it belongs to no run, the run is gone, or is another project's."""
+    if not record.run_folder:
+        raise InputError(
+            f"endpoint {record.endpoint}: the rollout belongs to no run: it is driven from Python"
+        )
+    written = Path(record.run_folder)
+    own = [
+        runs_folder(project, written.parent.name) / written.name
+        for project in (*state.absolute().parents, Path.cwd())
+        if _keeps_state(project, written.parent.name, state)
+    ]
+    for folder in (*own, written):
+        if (folder / "run.json").exists():
+            run = Run(folder)
+            if run.settings.state.resolve() == state.resolve():
+                return run
+    there = "is of another project" if (written / "run.json").exists() else "is gone"
+    raise InputError(
+        f"endpoint {record.endpoint}: its run {written.name} {there} ({written}) and not among the runs of this one; "
+        "a command in the project of that run, with --run, would be right"
+    )
+
+
+def _keeps_state(project: Path, environment: str, state: Path) -> bool:
+    try:
+        return state_folder(project, environment).resolve() == state.resolve()
+    except InputError:
+        return False  # a settings.ini of another tool
+
+
+def run_of_endpoint(state: Path, name: str) -> Run:
+    """Return the run that was rolled out to an endpoint last. InputError where there is none in the project of that state folder."""
+    row = RolloutStore(state).last(name)
+    record = Record.model_validate_json(row.document) if row else None
+    if record is None or not record.run_folder:
         raise InputError(
             f"endpoint {name!r} has no rollout of a run: brookside-mlops endpoint list shows the endpoints"
         )
-    return Run(Path(folder))
+    return run_of_record(state, record)
 
 
 # %% ../nbs/parts/rollout_run.ipynb #dec656c6

@@ -59,7 +59,8 @@ class Gateway:
     async def health(self, request: Request) -> Response:
         """Say whether the server lives and which deployments are ready."""
         states = {name: worker.state for name, worker in sorted(self.fleet.workers.items())}
-        return JSONResponse({"status": "live", "endpoint": self.state.name, "deployments": states})
+        here = {"endpoint": self.state.name, "place": self.state.place}
+        return JSONResponse({"status": "live", **here, "deployments": states})
 
     async def ready(self, request: Request) -> Response:
         """Say with 200 or 503 whether a request would find somebody."""

@@ -74,7 +74,8 @@ class LocalEndpoint:
             content = self._http.get(f"http://127.0.0.1:{port}/health", timeout=5).json()
         except (httpx.HTTPError, ValueError):
             return None
-        return dict(content["deployments"]) if content.get("endpoint") == self.name else None
+        ours = isinstance(content, dict) and content.get("place") == self.state.place
+        return dict(content["deployments"]) if ours else None
 
     def start(self) -> None:
         """Make the endpoint if it is not there, and see that its server answers. Two that start it at once start one."""
