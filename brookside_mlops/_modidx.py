@@ -2053,6 +2053,10 @@ d = {
                 "parts/endpoint_state.html#endpointstate.mirror",
                 "brookside_mlops/endpoints/state.py",
             ),
+            "brookside_mlops.endpoints.state.EndpointState.place": (
+                "parts/endpoint_state.html#endpointstate.place",
+                "brookside_mlops/endpoints/state.py",
+            ),
             "brookside_mlops.endpoints.state.EndpointState.read_keys": (
                 "parts/endpoint_state.html#endpointstate.read_keys",
                 "brookside_mlops/endpoints/state.py",
@@ -4494,6 +4498,10 @@ d = {
             ),
         },
         "brookside_mlops.rollout_run": {
+            "brookside_mlops.rollout_run._keeps_state": (
+                "parts/rollout_run.html#_keeps_state",
+                "brookside_mlops/rollout_run.py",
+            ),
             "brookside_mlops.rollout_run.context_of": (
                 "parts/rollout_run.html#context_of",
                 "brookside_mlops/rollout_run.py",
@@ -4536,6 +4544,10 @@ d = {
             ),
             "brookside_mlops.rollout_run.run_of_endpoint": (
                 "parts/rollout_run.html#run_of_endpoint",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.run_of_record": (
+                "parts/rollout_run.html#run_of_record",
                 "brookside_mlops/rollout_run.py",
             ),
             "brookside_mlops.rollout_run.target_of_run": (
@@ -5390,6 +5402,24 @@ d = {
             ),
             "brookside_mlops.target.target_of": ("parts/target.html#target_of", "brookside_mlops/target.py"),
             "brookside_mlops.target.url_parts": ("parts/target.html#url_parts", "brookside_mlops/target.py"),
+        },
+        "brookside_mlops.terminal": {
+            "brookside_mlops.terminal.Display": (
+                "parts/terminal.html#display",
+                "brookside_mlops/terminal.py",
+            ),
+            "brookside_mlops.terminal.Display.start": (
+                "parts/terminal.html#display.start",
+                "brookside_mlops/terminal.py",
+            ),
+            "brookside_mlops.terminal.Display.stop": (
+                "parts/terminal.html#display.stop",
+                "brookside_mlops/terminal.py",
+            ),
+            "brookside_mlops.terminal.begin": ("parts/terminal.html#begin", "brookside_mlops/terminal.py"),
+            "brookside_mlops.terminal.draw": ("parts/terminal.html#draw", "brookside_mlops/terminal.py"),
+            "brookside_mlops.terminal.end": ("parts/terminal.html#end", "brookside_mlops/terminal.py"),
+            "brookside_mlops.terminal.still": ("parts/terminal.html#still", "brookside_mlops/terminal.py"),
         },
         "brookside_mlops.tracking": {
             "brookside_mlops.tracking.experiment_id": (

@@ -14,6 +14,7 @@ from types import FrameType
 
 from .rollout_store import RolloutStore, Wish
 from .runs import Run
+from .terminal import still
 
 # %% auto #0
 __all__ = ["QUESTION", "wish_of", "ask_terminal", "asking"]
@@ -48,7 +49,8 @@ def asking(current: Callable[[], Run], ask: Callable[[], str] = ask_terminal) ->
         row = store.last(name)
         if row is None or not row.open or row.holder is None:
             raise KeyboardInterrupt
-        wish = wish_of(ask())
+        with still():
+            wish = wish_of(ask())
         if wish:
             store.ask(name, wish, getpass.getuser())
 
