@@ -11,7 +11,7 @@ import typer
 
 from .cli_endpoint import state_of, tell
 from .cli_options import Group, JsonOption, StateOption
-from .errors import InputError
+from .errors import InputError, RolloutWaits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,16 +102,24 @@ def _wish(state_folder: Path | None, name: str, wish: Wish, as_json: bool) -> No
     import getpass
     import time
 
+    from brookside_mlops.audit import audit_log
+    from brookside_mlops.rollout_run import paused_words
     from brookside_mlops.rollout_store import RolloutStore, alive
 
     row = _row(state_folder, name)
     if not row.open:
         raise InputError(f"endpoint {name}: no rollout is open; the last one is {_record(row).state}")
     by = getpass.getuser()
+    found = _record(row)
+    if wish == "pause" and found.waiting == "paused":
+        raise RolloutWaits(paused_words(found))
     if row.holder and alive(row.holder, row.renewed, time.time()):
         if wish == "resume":
             raise InputError(f"endpoint {name}: the rollout is under way, held by {row.holder.text()}")
-        RolloutStore(state_of(state_folder, name)).ask(name, wish, by)
+        state = state_of(state_folder, name)
+        if RolloutStore(state).ask(name, wish, by) is None:
+            raise InputError(f"endpoint {name}: no rollout is open any more")
+        audit_log(state).append(wish, name, {"rollout": row.id, "by": by, "text": f"{by} asked to {wish}"})  # type: ignore[arg-type]
         asked = {"endpoint": name, "asked": wish, "holder": row.holder.model_dump()}
         tell(f"{name}: asked {row.holder.text()} to {wish}", asked, as_json)
         return
@@ -141,6 +149,11 @@ def _take_over(state: Path, row: Row, wish: Wish, by: str, as_json: bool) -> Non
         show_json(record.model_dump(mode="json"))
     if wish == "abort" and record.state == "restored":
         return
+    if wish == "abort" and record.state == "finished":
+        ways = f"brookside-mlops rollback --endpoint {row.endpoint} goes back"
+        raise InputError(
+            f"endpoint {row.endpoint}: too late to abort: the rollout was past its last step; {ways}"
+        )
     outcome(record, run.id)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +20,7 @@ from .rollout import Context, Record, unheard
 from .rollout_driver import go_on, roll_out
 from .rollout_plan import Plan, Target, serving
 from .rollout_run import context_of, endpoint_of
-from .rollout_store import alive
+from .rollout_store import TooLate, alive
 from .runs import Run
 
 # %% auto #0
@@ -91,7 +92,8 @@ def stop_rollout(context: Context, by: str, patience: float = 60.0) -> Record | 
         return None
     if row.holder is None or not alive(row.holder, row.renewed, context.now()):
         return go_on(context, "abort", by)
-    context.store.ask(name, "abort", by)
+    with suppress(TooLate):
+        context.store.ask(name, "abort", by)
     deadline = context.monotonic() + patience
     while context.monotonic() < deadline:
         row = context.store.last(name)

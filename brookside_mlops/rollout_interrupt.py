@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from .rollout_store import RolloutStore, Wish
+from .rollout_store import RolloutStore, TooLate, Wish
 from .runs import Run
 from .terminal import still
 
@@ -51,8 +51,11 @@ def asking(current: Callable[[], Run], ask: Callable[[], str] = ask_terminal) ->
             raise KeyboardInterrupt
         with still():
             wish = wish_of(ask())
-        if wish:
-            store.ask(name, wish, getpass.getuser())
+        try:
+            if wish:
+                store.ask(name, wish, getpass.getuser())
+        except TooLate as late:
+            print(late, file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, interrupted)
     try:

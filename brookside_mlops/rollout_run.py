@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .audit import audit_log
 from .costs import DeploymentCost, deployment_cost
@@ -27,13 +28,18 @@ from .runs import Run
 from .settings import read_prices, runs_folder, state_folder
 from .smoke import smoke
 
+if TYPE_CHECKING:
+    from brookside_mlops.replay import ReplayTraffic
+
 # %% auto #0
 __all__ = [
     "endpoint_of",
     "target_of_run",
     "write_end",
     "context_of",
+    "Replay",
     "replaying",
+    "paused_words",
     "outcome",
     "detach",
     "cost_of",
@@ -110,13 +116,31 @@ def context_of(run: Run, listen: Callable[[Record], None] = unheard) -> Context:
 
 
 # %% ../nbs/parts/rollout_run.ipynb #3f07f52e
+class Replay:
+    """Traffic that begins when the rollout that it hears of has passed its smoke test, and moves traffic."""
+
+    def __init__(self, listen: Callable[[Record], None], traffic: ReplayTraffic | None = None) -> None:
+        self.listen, self.traffic, self.begun = listen, traffic, False
+
+    def hear(self, record: Record) -> None:
+        """Hear how far a rollout is."""
+        if self.traffic is not None and not self.begun and record.state in ("shift", "bake"):
+            self.begun = True
+            self.traffic.start()
+        self.listen(record)
+
+    def sent(self) -> int:
+        """Return how many requests have been answered or lost."""
+        return sum(self.traffic.counts.values()) if self.traffic else 0
+
+
 @contextmanager
-def replaying(run: Run, rate: float) -> Iterator[Callable[[], int]]:
-    """Send held-out rows at a rate (requests per second; 0 sends none); yield a function that counts those sent."""
+def replaying(run: Run, rate: float, listen: Callable[[Record], None] = unheard) -> Iterator[Replay]:
+    """Yield what sends held-out rows at a rate (requests per second; 0 sends none) once a rollout that it hears of moves traffic."""
     endpoint = endpoint_of(run)
     known = {one.name: one for one in endpoint.show().deployments} if endpoint.state.exists else {}
     if not rate or not serving(known):
-        yield lambda: 0
+        yield Replay(listen)
         return
     from brookside_mlops.bundle import Bundle
     from brookside_mlops.golden import golden_rows
@@ -124,11 +148,23 @@ def replaying(run: Run, rate: float) -> Iterator[Callable[[], int]]:
 
     bundle = Bundle.open(run.path("bundle/model.onnx").parent)
     bodies = [request.body for request in golden_rows(run.path("test.parquet"), bundle.info).requests]
-    with ReplayTraffic(endpoint.show_uri(), endpoint.keys()[0], bodies, rate) as traffic:
-        yield lambda: sum(traffic.counts.values())
+    replay = Replay(listen, ReplayTraffic(endpoint.show_uri(), endpoint.keys()[0], bodies, rate))
+    try:
+        yield replay
+    finally:
+        if replay.traffic is not None and replay.begun:
+            replay.traffic.stop()
 
 
 # %% ../nbs/parts/rollout_run.ipynb #32dbe2de
+def paused_words(record: Record) -> str:
+    """Return who paused a rollout, since when, and what people can do."""
+    move = next((one for one in reversed(record.moves) if one.event == "pause"), None)
+    who = f" {move.text.removeprefix('paused ')} since {move.at[:19].replace('T', ' ')} UTC" if move else ""
+    ways = f"resume {record.endpoint}, promote {record.endpoint} --now or abort {record.endpoint}"
+    return f"the rollout of version {record.target.version} is paused at {record.weight()} %{who}: brookside-mlops rollout {ways}"
+
+
 def outcome(record: Record, run_id: str = "RUN") -> Record:
     """Return a record that finished. Raises GateFailed for one that went back, ApprovalNeeded or RolloutWaits for one that waits."""
     name = record.endpoint
@@ -148,7 +184,7 @@ def outcome(record: Record, run_id: str = "RUN") -> Record:
     if record.waiting:
         ways = f"brookside-mlops rollout resume|promote|abort {name}"
         said = {
-            "paused": f"the rollout is paused at {record.weight()} %: {ways}",
+            "paused": paused_words(record),
             "held": f"the rollout is held at {record.weight()} %: {record.decision.reason if record.decision else ''}; {ways}",
             "left": f"the rollout goes on in the background: brookside-mlops rollout show {name}",
         }
@@ -245,9 +281,10 @@ def deploy_run(run: Run, listen: Callable[[Record], None] = unheard) -> tuple[Re
     if alone and not (row and row.open):
         return None, 0
     plan = plan_of(run.settings)
-    with replaying(run, plan.replay_rate) as sent:
+    with replaying(run, plan.replay_rate, listen) as replay:
+        context = replace(context, listen=replay.hear)
         record = roll_out(context, plan, target, run_folder=str(run.folder))
-        replayed = sent()
+        replayed = replay.sent()
     if record.waiting == "left":
         detach(run)
     return outcome(record, run.id), replayed
@@ -259,8 +296,8 @@ def continue_rollout(
     """Go on with the open rollout of a run's endpoint, doing what `by` wishes first; None where there is none."""
     context = context_of(run, listen)
     context.endpoint.start()
-    with replaying(run, plan_of(run.settings).replay_rate):
-        return go_on(context, wish, by)
+    with replaying(run, plan_of(run.settings).replay_rate, listen) as replay:
+        return go_on(replace(context, listen=replay.hear), wish, by)
 
 
 def main() -> None:

@@ -128,23 +128,55 @@ def test_endpoint_without_a_rollout_is_named(registered: Registered, monkeypatch
 
 @pytest.mark.parametrize(
     ("words", "code", "serves"),
-    [(("resume",), 0, 2), (("abort",), 0, 1), (("promote", "--now"), 0, 2), (("pause",), 3, None)],
+    [(("resume",), 0, 2), (("abort",), 0, 1), (("promote", "--now"), 0, 2)],
 )
 def test_rollout_that_nobody_drives_is_taken_over(
-    paused: Registered, words: tuple[str, ...], code: int, serves: int | None
+    paused: Registered, words: tuple[str, ...], code: int, serves: int
 ) -> None:
     name = paused.endpoint.name
     result = call("rollout", words[0], name, *words[1:])
     assert result.exit_code == code, result.output
     assert "found in state bake: resumed" in result.output and "paused by Ada" not in result.output
-    if serves:
-        assert list(paused.serving().values()) == [serves]
-        again = call("rollout", words[0], name, *words[1:])
-        ended = "restored" if words[0] == "abort" else "finished"
-        assert again.exit_code == 2 and f"no rollout is open; the last one is {ended}" in again.output
-    else:
-        assert paused.serving() == {"blue": 1, "green": 2}
-        assert "paused at 50 %: brookside-mlops rollout resume|promote|abort" in result.output
+    assert list(paused.serving().values()) == [serves]
+    again = call("rollout", words[0], name, *words[1:])
+    ended = "restored" if words[0] == "abort" else "finished"
+    assert again.exit_code == 2 and f"no rollout is open; the last one is {ended}" in again.output
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_deploy_over_a_paused_rollout_says_who_paused_it_and_changes_nothing(
+    paused: Registered, version: int
+) -> None:
+    name = paused.endpoint.name
+    before = RolloutStore(paused.run(1).settings.state).last(name)
+    said = rf"version 2 is paused at 50 % by Ada since \d{{4}}-.* UTC: brookside-mlops rollout resume {name}, promote {name} --now"
+    with pytest.raises(RolloutWaits, match=said):
+        deploy_run(paused.run(version))
+    result = call("rollout", "pause", name)
+    assert result.exit_code == 3 and "is paused at 50 % by Ada since" in result.output
+    after = RolloutStore(paused.run(1).settings.state).last(name)
+    assert before is not None and after is not None and before.document == after.document
+    assert paused.serving() == {"blue": 1, "green": 2}
+
+
+def test_abort_that_comes_too_late_is_refused(paused: Registered) -> None:
+    name, store = paused.endpoint.name, RolloutStore(paused.run(1).settings.state)
+    row = store.claim(name)
+    assert row is not None
+    record = Record.model_validate_json(row.document).model_copy(update={"state": "finish", "waiting": ""})
+    store.save(row.id, record.model_dump_json())
+    events = len(audit_log(store.path.parent).rows(name))
+    result = call("rollout", "abort", name)  # of this very process, which holds it
+    assert (
+        result.exit_code == 2
+        and "past its last step and finishes: too late to abort"
+        in result.output.replace("has passed", "past")
+    )
+    assert len(audit_log(store.path.parent).rows(name)) == events
+    store.release()
+    result = call("rollout", "abort", name)
+    assert result.exit_code == 2 and "too late to abort: the rollout was past its last step" in result.output
+    assert paused.serving() == {"green": 2}
 
 
 def test_taking_over_with_json_prints_the_record_alone(paused: Registered) -> None:
@@ -163,6 +195,8 @@ def test_driver_is_asked_and_does_it(driven: tuple[Registered, Any]) -> None:
     result = call("rollout", "abort", name, "--json")
     found = json.loads(result.stdout)
     assert (found["asked"], found["holder"]["pid"]) == ("abort", process.pid)
+    rows = audit_log(registered.run(1).settings.state).rows(name)
+    assert any(row.event == "abort" and row.details["text"].endswith("asked to abort") for row in rows)
     process.join(60)
     assert registered.serving() == {"blue": 1} and registered.known() == {"blue": 1}
     shown = call("rollout", "show", name).output
