@@ -1481,6 +1481,10 @@ d = {
                 "parts/gateway.html#gateway.ready",
                 "brookside_mlops/endpoints/gateway.py",
             ),
+            "brookside_mlops.endpoints.gateway.Gateway.unanswered": (
+                "parts/gateway.html#gateway.unanswered",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
             "brookside_mlops.endpoints.gateway.listen": (
                 "parts/gateway.html#listen",
                 "brookside_mlops/endpoints/gateway.py",
@@ -1573,6 +1577,10 @@ d = {
             ),
             "brookside_mlops.endpoints.local.LocalEndpoint.stop": (
                 "parts/local.html#localendpoint.stop",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.unanswered": (
+                "parts/local.html#localendpoint.unanswered",
                 "brookside_mlops/endpoints/local.py",
             ),
             "brookside_mlops.endpoints.local.list_endpoints": (
@@ -1823,6 +1831,10 @@ d = {
                 "parts/protocol.html#endpoint.start",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.unanswered": (
+                "parts/protocol.html#endpoint.unanswered",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.EndpointInfo": (
                 "parts/protocol.html#endpointinfo",
                 "brookside_mlops/endpoints/protocol.py",
@@ -1833,6 +1845,10 @@ d = {
             ),
             "brookside_mlops.endpoints.protocol.mirror_fault": (
                 "parts/protocol.html#mirror_fault",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.seconds_of": (
+                "parts/protocol.html#seconds_of",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.traffic_fault": (
@@ -2185,6 +2201,10 @@ d = {
                 "parts/supervisor.html#channel.expect",
                 "brookside_mlops/endpoints/supervisor.py",
             ),
+            "brookside_mlops.endpoints.supervisor.Channel.oldest": (
+                "parts/supervisor.html#channel.oldest",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
             "brookside_mlops.endpoints.supervisor.Life": (
                 "parts/supervisor.html#life",
                 "brookside_mlops/endpoints/supervisor.py",
@@ -2227,6 +2247,10 @@ d = {
             ),
             "brookside_mlops.endpoints.supervisor.WorkerProcess.ask": (
                 "parts/supervisor.html#workerprocess.ask",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.oldest": (
+                "parts/supervisor.html#workerprocess.oldest",
                 "brookside_mlops/endpoints/supervisor.py",
             ),
             "brookside_mlops.endpoints.supervisor.WorkerProcess.ready": (
@@ -3987,6 +4011,16 @@ d = {
             ),
         },
         "brookside_mlops.replay": {
+            "brookside_mlops.replay.Pace": ("parts/replay.html#pace", "brookside_mlops/replay.py"),
+            "brookside_mlops.replay.Pace.__init__": (
+                "parts/replay.html#pace.__init__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.Pace.hear": ("parts/replay.html#pace.hear", "brookside_mlops/replay.py"),
+            "brookside_mlops.replay.Pace.starts": (
+                "parts/replay.html#pace.starts",
+                "brookside_mlops/replay.py",
+            ),
             "brookside_mlops.replay.ReplayTraffic": (
                 "parts/replay.html#replaytraffic",
                 "brookside_mlops/replay.py",
@@ -4354,6 +4388,10 @@ d = {
             "brookside_mlops.rollout.unheard": ("parts/rollout.html#unheard", "brookside_mlops/rollout.py"),
         },
         "brookside_mlops.rollout_driver": {
+            "brookside_mlops.rollout_driver._advance": (
+                "parts/rollout_driver.html#_advance",
+                "brookside_mlops/rollout_driver.py",
+            ),
             "brookside_mlops.rollout_driver._at_rest": (
                 "parts/rollout_driver.html#_at_rest",
                 "brookside_mlops/rollout_driver.py",
@@ -4498,6 +4536,22 @@ d = {
             ),
         },
         "brookside_mlops.rollout_run": {
+            "brookside_mlops.rollout_run.Replay": (
+                "parts/rollout_run.html#replay",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.Replay.__init__": (
+                "parts/rollout_run.html#replay.__init__",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.Replay.hear": (
+                "parts/rollout_run.html#replay.hear",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.Replay.sent": (
+                "parts/rollout_run.html#replay.sent",
+                "brookside_mlops/rollout_run.py",
+            ),
             "brookside_mlops.rollout_run._keeps_state": (
                 "parts/rollout_run.html#_keeps_state",
                 "brookside_mlops/rollout_run.py",
@@ -4532,6 +4586,10 @@ d = {
             ),
             "brookside_mlops.rollout_run.outcome": (
                 "parts/rollout_run.html#outcome",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.paused_words": (
+                "parts/rollout_run.html#paused_words",
                 "brookside_mlops/rollout_run.py",
             ),
             "brookside_mlops.rollout_run.plan_view": (
@@ -4634,6 +4692,10 @@ d = {
                 "parts/rollout_store.html#rolloutstore.save",
                 "brookside_mlops/rollout_store.py",
             ),
+            "brookside_mlops.rollout_store.RolloutStore.save_unasked": (
+                "parts/rollout_store.html#rolloutstore.save_unasked",
+                "brookside_mlops/rollout_store.py",
+            ),
             "brookside_mlops.rollout_store.RolloutStore.take_wish": (
                 "parts/rollout_store.html#rolloutstore.take_wish",
                 "brookside_mlops/rollout_store.py",
@@ -4642,8 +4704,16 @@ d = {
                 "parts/rollout_store.html#row",
                 "brookside_mlops/rollout_store.py",
             ),
+            "brookside_mlops.rollout_store.TooLate": (
+                "parts/rollout_store.html#toolate",
+                "brookside_mlops/rollout_store.py",
+            ),
             "brookside_mlops.rollout_store._lost": (
                 "parts/rollout_store.html#_lost",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._refuse_if_ending": (
+                "parts/rollout_store.html#_refuse_if_ending",
                 "brookside_mlops/rollout_store.py",
             ),
             "brookside_mlops.rollout_store._refuse_if_held": (
@@ -5035,6 +5105,7 @@ d = {
                 "brookside_mlops/smoke.py",
             ),
             "brookside_mlops.smoke.latencies": ("parts/smoke.html#latencies", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.patient": ("parts/smoke.html#patient", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.questions": ("parts/smoke.html#questions", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.refused": ("parts/smoke.html#refused", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.refuses_wrong_key": (
