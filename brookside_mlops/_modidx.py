@@ -540,6 +540,10 @@ d = {
                 "parts/cli_rollout.html#_wish",
                 "brookside_mlops/cli_rollout.py",
             ),
+            "brookside_mlops.cli_rollout.holder_text": (
+                "parts/cli_rollout.html#holder_text",
+                "brookside_mlops/cli_rollout.py",
+            ),
             "brookside_mlops.cli_rollout.rollout_abort": (
                 "parts/cli_rollout.html#rollout_abort",
                 "brookside_mlops/cli_rollout.py",
@@ -4334,6 +4338,10 @@ d = {
             ),
             "brookside_mlops.rollback_run.bundle_back": (
                 "parts/rollback_run.html#bundle_back",
+                "brookside_mlops/rollback_run.py",
+            ),
+            "brookside_mlops.rollback_run.need_release": (
+                "parts/rollback_run.html#need_release",
                 "brookside_mlops/rollback_run.py",
             ),
             "brookside_mlops.rollback_run.plan_back": (

@@ -25,6 +25,7 @@ rollout_app = typer.Typer(cls=Group, no_args_is_help=True, help="Rollouts.", ric
 __all__ = [
     "rollout_app",
     "rollout_lines",
+    "holder_text",
     "rollout_show",
     "rollout_pause",
     "rollout_resume",
@@ -48,10 +49,12 @@ def _row(state_folder: Path | None, name: str) -> Row:
 
 def rollout_lines(record: Record, holder: str) -> list[str]:
     """Return a rollout as lines of text."""
+    from brookside_mlops.rollout_plan import splits
+
     plan = record.plan
-    steps = " -> ".join(
-        f"[{one} %]" if number == record.step else f"{one} %" for number, one in enumerate(plan.steps)
-    )
+    now = -1 if record.state in ("finish", "finished", "restored") else record.step
+    weights = [split[record.new] for split in splits(record.new, record.old, plan.steps)]
+    steps = " -> ".join(f"[{one} %]" if number == now else f"{one} %" for number, one in enumerate(weights))
     state = record.state + (f", {record.waiting}" if record.waiting else "")
     lines = [
         f"{record.endpoint}: {record.kind} of version {record.target.version} as {record.new}, {state}",
@@ -64,6 +67,20 @@ def rollout_lines(record: Record, holder: str) -> list[str]:
         lines.append(f"  decision   {record.decision.action}: {record.decision.reason}")
         lines += [f"  warning    {warning}" for warning in record.decision.warnings]
     return lines + [f"  {move.at[11:19]}   {move.event:9} {move.text}" for move in record.moves[-12:]]
+
+
+def holder_text(row: Row) -> str:
+    """Return who drives a rollout; of a process that is gone, that it is, and what goes on with the rollout."""
+    import time
+
+    from brookside_mlops.rollout_store import alive
+
+    if row.holder is None or alive(row.holder, row.renewed, time.time()):
+        return row.holder.text() if row.holder else ""
+    ways = (
+        f"brookside-mlops rollout resume {row.endpoint} goes on, abort {row.endpoint} gives the traffic back"
+    )
+    return f"nobody: {row.holder.text()}, is gone" + (f"; {ways}" if row.open else "")
 
 
 def _record(row: Row) -> Record:
@@ -92,7 +109,7 @@ def rollout_show(
 
         watch_rollout(state_of(state_folder, name), name)
         return
-    for line in rollout_lines(_record(row), row.holder.text() if row.holder else ""):
+    for line in rollout_lines(_record(row), holder_text(row)):
         typer.echo(line)
 
 

@@ -277,7 +277,7 @@ def _refuse_if_ending(database: sqlite3.Connection, endpoint: str, wish: Wish) -
     """Raise TooLate where the open rollout of an endpoint is past what is wished."""
     row = _row(database.execute(f"{_SELECT} where endpoint = ? and open = 1", (endpoint,)).fetchone())
     content = json.loads(row.document) if row and wish in ("pause", "promote", "abort") else None
-    state = content.get("state") if isinstance(content, dict) else ""
+    state = str(content.get("state")) if isinstance(content, dict) else ""
     said = {"finish": "has passed its last step and finishes", "restore": "is on its way back already"}.get(
         state
     )

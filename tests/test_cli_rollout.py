@@ -116,6 +116,39 @@ def test_lines_have_the_decision_and_its_warnings() -> None:
     assert "warning    mean prediction 5 against 4" in text and "held by    Ada (process 1" in text
 
 
+def test_holder_that_was_killed_is_shown_as_gone(driven: tuple[Registered, Any]) -> None:
+    registered, process = driven
+    name = registered.endpoint.name
+    shown = call("rollout", "show", name).output
+    assert f"(process {process.pid} on" in shown and "is gone" not in shown
+    process.kill()
+    process.join()
+    shown = call("rollout", "show", name).output
+    assert "held by    nobody: " in shown and f"(process {process.pid} on" in shown
+    assert f"is gone; brookside-mlops rollout resume {name} goes on" in shown
+
+
+@pytest.mark.parametrize(
+    ("old", "state", "said"),
+    [
+        ("", "finished", "steps      100 %,"),
+        ("blue", "finished", "steps      10 % -> 50 % -> 100 %,"),
+        ("blue", "bake", "steps      [10 %] -> 50 % -> 100 %,"),
+    ],
+)
+def test_step_of_now_is_marked_as_long_as_there_is_one(old: str, state: Any, said: str) -> None:
+    record = Record(
+        endpoint="cost-dev",
+        plan=plan(),
+        target=memory_target(2),
+        new="green",
+        old=old,
+        before={},
+        state=state,
+    )
+    assert said in "\n".join(rollout_lines(record, ""))
+
+
 def test_endpoint_without_a_rollout_is_named(registered: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(registered.project)
     for words in (("show",), ("pause",), ("resume",), ("abort",), ("promote", "--now")):
@@ -237,6 +270,20 @@ def test_traffic_by_hand_is_refused_while_a_rollout_is_open_and_audited_after(pa
     assert call("endpoint", "traffic", name, "--set", "green=0").exit_code == 0
     row = audit_log(paused.run(1).settings.state).rows(name)[-1]
     assert (row.event, row.details) == ("traffic", {"set": {"green": "0"}})
+
+
+def test_rollback_to_what_is_not_there_is_refused_before_a_notebook_starts(
+    registered: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(registered.project)
+    deploy_run(registered.run(1))
+    name, run = registered.endpoint.name, registered.run(1)
+    for words, said in ((("--to", "nope"), "--to nope: another deployment"), ((), "no earlier deployment")):
+        result = call("rollback", "--endpoint", name, *words)
+        assert result.exit_code == 2 and said in result.output
+    assert (
+        "rollback" not in registered.run(1).record.stages and not (run.folder / "09_rollback.ipynb").exists()
+    )
 
 
 # ---- watch -------------------------------------------------------------------------------------------------------------------------------
