@@ -860,6 +860,10 @@ d = {
                 "parts/cli_rollout.html#_wish",
                 "brookside_mlops/cli_rollout.py",
             ),
+            "brookside_mlops.cli_rollout.holder_text": (
+                "parts/cli_rollout.html#holder_text",
+                "brookside_mlops/cli_rollout.py",
+            ),
             "brookside_mlops.cli_rollout.rollout_abort": (
                 "parts/cli_rollout.html#rollout_abort",
                 "brookside_mlops/cli_rollout.py",
@@ -1975,6 +1979,10 @@ d = {
                 "parts/gateway.html#gateway.ready",
                 "brookside_mlops/endpoints/gateway.py",
             ),
+            "brookside_mlops.endpoints.gateway.Gateway.unanswered": (
+                "parts/gateway.html#gateway.unanswered",
+                "brookside_mlops/endpoints/gateway.py",
+            ),
             "brookside_mlops.endpoints.gateway._numbered": (
                 "parts/gateway.html#_numbered",
                 "brookside_mlops/endpoints/gateway.py",
@@ -2129,6 +2137,10 @@ d = {
             ),
             "brookside_mlops.endpoints.local.LocalEndpoint.stop": (
                 "parts/local.html#localendpoint.stop",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.unanswered": (
+                "parts/local.html#localendpoint.unanswered",
                 "brookside_mlops/endpoints/local.py",
             ),
             "brookside_mlops.endpoints.local.list_endpoints": (
@@ -2401,6 +2413,10 @@ d = {
                 "parts/protocol.html#endpoint.start",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.unanswered": (
+                "parts/protocol.html#endpoint.unanswered",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.EndpointInfo": (
                 "parts/protocol.html#endpointinfo",
                 "brookside_mlops/endpoints/protocol.py",
@@ -2411,6 +2427,10 @@ d = {
             ),
             "brookside_mlops.endpoints.protocol.mirror_fault": (
                 "parts/protocol.html#mirror_fault",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.seconds_of": (
+                "parts/protocol.html#seconds_of",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.traffic_fault": (
@@ -2643,6 +2663,10 @@ d = {
                 "parts/endpoint_state.html#endpointstate.mirror",
                 "brookside_mlops/endpoints/state.py",
             ),
+            "brookside_mlops.endpoints.state.EndpointState.place": (
+                "parts/endpoint_state.html#endpointstate.place",
+                "brookside_mlops/endpoints/state.py",
+            ),
             "brookside_mlops.endpoints.state.EndpointState.read_keys": (
                 "parts/endpoint_state.html#endpointstate.read_keys",
                 "brookside_mlops/endpoints/state.py",
@@ -2771,6 +2795,10 @@ d = {
                 "parts/supervisor.html#channel.expect",
                 "brookside_mlops/endpoints/supervisor.py",
             ),
+            "brookside_mlops.endpoints.supervisor.Channel.oldest": (
+                "parts/supervisor.html#channel.oldest",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
             "brookside_mlops.endpoints.supervisor.Life": (
                 "parts/supervisor.html#life",
                 "brookside_mlops/endpoints/supervisor.py",
@@ -2813,6 +2841,10 @@ d = {
             ),
             "brookside_mlops.endpoints.supervisor.WorkerProcess.ask": (
                 "parts/supervisor.html#workerprocess.ask",
+                "brookside_mlops/endpoints/supervisor.py",
+            ),
+            "brookside_mlops.endpoints.supervisor.WorkerProcess.oldest": (
+                "parts/supervisor.html#workerprocess.oldest",
                 "brookside_mlops/endpoints/supervisor.py",
             ),
             "brookside_mlops.endpoints.supervisor.WorkerProcess.ready": (
@@ -5171,6 +5203,16 @@ d = {
             ),
         },
         "brookside_mlops.replay": {
+            "brookside_mlops.replay.Pace": ("parts/replay.html#pace", "brookside_mlops/replay.py"),
+            "brookside_mlops.replay.Pace.__init__": (
+                "parts/replay.html#pace.__init__",
+                "brookside_mlops/replay.py",
+            ),
+            "brookside_mlops.replay.Pace.hear": ("parts/replay.html#pace.hear", "brookside_mlops/replay.py"),
+            "brookside_mlops.replay.Pace.starts": (
+                "parts/replay.html#pace.starts",
+                "brookside_mlops/replay.py",
+            ),
             "brookside_mlops.replay.ReplayTraffic": (
                 "parts/replay.html#replaytraffic",
                 "brookside_mlops/replay.py",
@@ -5486,6 +5528,10 @@ d = {
                 "parts/rollback_run.html#bundle_back",
                 "brookside_mlops/rollback_run.py",
             ),
+            "brookside_mlops.rollback_run.need_release": (
+                "parts/rollback_run.html#need_release",
+                "brookside_mlops/rollback_run.py",
+            ),
             "brookside_mlops.rollback_run.plan_back": (
                 "parts/rollback_run.html#plan_back",
                 "brookside_mlops/rollback_run.py",
@@ -5538,6 +5584,10 @@ d = {
             "brookside_mlops.rollout.unheard": ("parts/rollout.html#unheard", "brookside_mlops/rollout.py"),
         },
         "brookside_mlops.rollout_driver": {
+            "brookside_mlops.rollout_driver._advance": (
+                "parts/rollout_driver.html#_advance",
+                "brookside_mlops/rollout_driver.py",
+            ),
             "brookside_mlops.rollout_driver._at_rest": (
                 "parts/rollout_driver.html#_at_rest",
                 "brookside_mlops/rollout_driver.py",
@@ -5682,6 +5732,26 @@ d = {
             ),
         },
         "brookside_mlops.rollout_run": {
+            "brookside_mlops.rollout_run.Replay": (
+                "parts/rollout_run.html#replay",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.Replay.__init__": (
+                "parts/rollout_run.html#replay.__init__",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.Replay.hear": (
+                "parts/rollout_run.html#replay.hear",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.Replay.sent": (
+                "parts/rollout_run.html#replay.sent",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run._keeps_state": (
+                "parts/rollout_run.html#_keeps_state",
+                "brookside_mlops/rollout_run.py",
+            ),
             "brookside_mlops.rollout_run.context_of": (
                 "parts/rollout_run.html#context_of",
                 "brookside_mlops/rollout_run.py",
@@ -5714,6 +5784,10 @@ d = {
                 "parts/rollout_run.html#outcome",
                 "brookside_mlops/rollout_run.py",
             ),
+            "brookside_mlops.rollout_run.paused_words": (
+                "parts/rollout_run.html#paused_words",
+                "brookside_mlops/rollout_run.py",
+            ),
             "brookside_mlops.rollout_run.plan_view": (
                 "parts/rollout_run.html#plan_view",
                 "brookside_mlops/rollout_run.py",
@@ -5724,6 +5798,10 @@ d = {
             ),
             "brookside_mlops.rollout_run.run_of_endpoint": (
                 "parts/rollout_run.html#run_of_endpoint",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.run_of_record": (
+                "parts/rollout_run.html#run_of_record",
                 "brookside_mlops/rollout_run.py",
             ),
             "brookside_mlops.rollout_run.target_of_run": (
@@ -5814,6 +5892,10 @@ d = {
                 "parts/rollout_store.html#rolloutstore.save",
                 "brookside_mlops/rollout_store.py",
             ),
+            "brookside_mlops.rollout_store.RolloutStore.save_unasked": (
+                "parts/rollout_store.html#rolloutstore.save_unasked",
+                "brookside_mlops/rollout_store.py",
+            ),
             "brookside_mlops.rollout_store.RolloutStore.take_wish": (
                 "parts/rollout_store.html#rolloutstore.take_wish",
                 "brookside_mlops/rollout_store.py",
@@ -5822,8 +5904,16 @@ d = {
                 "parts/rollout_store.html#row",
                 "brookside_mlops/rollout_store.py",
             ),
+            "brookside_mlops.rollout_store.TooLate": (
+                "parts/rollout_store.html#toolate",
+                "brookside_mlops/rollout_store.py",
+            ),
             "brookside_mlops.rollout_store._lost": (
                 "parts/rollout_store.html#_lost",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store._refuse_if_ending": (
+                "parts/rollout_store.html#_refuse_if_ending",
                 "brookside_mlops/rollout_store.py",
             ),
             "brookside_mlops.rollout_store._refuse_if_held": (
@@ -6211,6 +6301,7 @@ d = {
                 "brookside_mlops/smoke.py",
             ),
             "brookside_mlops.smoke.latencies": ("parts/smoke.html#latencies", "brookside_mlops/smoke.py"),
+            "brookside_mlops.smoke.patient": ("parts/smoke.html#patient", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.questions": ("parts/smoke.html#questions", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.refused": ("parts/smoke.html#refused", "brookside_mlops/smoke.py"),
             "brookside_mlops.smoke.refuses_wrong_key": (
@@ -6772,6 +6863,24 @@ d = {
             ),
             "brookside_mlops.target.target_of": ("parts/target.html#target_of", "brookside_mlops/target.py"),
             "brookside_mlops.target.url_parts": ("parts/target.html#url_parts", "brookside_mlops/target.py"),
+        },
+        "brookside_mlops.terminal": {
+            "brookside_mlops.terminal.Display": (
+                "parts/terminal.html#display",
+                "brookside_mlops/terminal.py",
+            ),
+            "brookside_mlops.terminal.Display.start": (
+                "parts/terminal.html#display.start",
+                "brookside_mlops/terminal.py",
+            ),
+            "brookside_mlops.terminal.Display.stop": (
+                "parts/terminal.html#display.stop",
+                "brookside_mlops/terminal.py",
+            ),
+            "brookside_mlops.terminal.begin": ("parts/terminal.html#begin", "brookside_mlops/terminal.py"),
+            "brookside_mlops.terminal.draw": ("parts/terminal.html#draw", "brookside_mlops/terminal.py"),
+            "brookside_mlops.terminal.end": ("parts/terminal.html#end", "brookside_mlops/terminal.py"),
+            "brookside_mlops.terminal.still": ("parts/terminal.html#still", "brookside_mlops/terminal.py"),
         },
         "brookside_mlops.tracking": {
             "brookside_mlops.tracking.experiment_id": (

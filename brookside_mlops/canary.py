@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isinf
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -227,13 +228,17 @@ Action = Literal["continue", "promote", "abort", "inconclusive"]
 
 
 class Step(BaseModel):
-    """Where a rollout stands: the canary's weight, and how long it has baked there of how long it must (s)."""
+    """Where a rollout stands: the canary's weight, and how long it has baked there of how long it must (s).
+
+    `unanswered` is how long the oldest request that the canary has not answered has waited (s).
+    """
 
     model_config = ConfigDict(frozen=True)
 
     weight: int
     baked: float
     bake: float
+    unanswered: float = 0.0
 
 
 class Decision(BaseModel):
@@ -286,6 +291,13 @@ def decide(evidence: Evidence, rules: Rules, step: Step) -> Decision:
             return say("abort", reason, cause)
     if step.baked < step.bake:
         return say("continue", f"baking at {step.weight} %: {_time(step.baked)} of {_time(step.bake)}")
+    if step.bake and step.unanswered > step.baked - step.bake:
+        waited = (
+            "its server is gone" if isinf(step.unanswered) else f"one has waited for {_time(step.unanswered)}"
+        )
+        return say(
+            "continue", f"waiting for the answers to requests of this bake at {step.weight} %: {waited}"
+        )
     if step.weight == 100:
         return say("promote", f"no guardrail was touched in {_time(step.bake)} at 100 %")
     asked = f"canary's error rate minus the stable one's is between {low:+.2%} and {high:+.2%}"

@@ -319,6 +319,9 @@ def rollback_command(
 ) -> None:
     """Give all traffic back to an earlier version (09_rollback)."""
     found = _run_of_endpoint(endpoint) if endpoint else chosen_run(run, environment, usecase)
+    from brookside_mlops.rollback_run import need_release
+
+    need_release(found, to)
     given = [f"reason={reason}", f"to={to}", f"delete_failed={str(delete_failed).lower()}"]
     stage_verb("rollback", found, given, as_json)
 

@@ -11,7 +11,7 @@ import typer
 
 from .cli_endpoint import state_of, tell
 from .cli_options import Group, JsonOption, StateOption
-from .errors import InputError
+from .errors import InputError, RolloutWaits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ rollout_app = typer.Typer(cls=Group, no_args_is_help=True, help="Rollouts.", ric
 __all__ = [
     "rollout_app",
     "rollout_lines",
+    "holder_text",
     "rollout_show",
     "rollout_pause",
     "rollout_resume",
@@ -48,10 +49,12 @@ def _row(state_folder: Path | None, name: str) -> Row:
 
 def rollout_lines(record: Record, holder: str) -> list[str]:
     """Return a rollout as lines of text."""
+    from brookside_mlops.rollout_plan import splits
+
     plan = record.plan
-    steps = " -> ".join(
-        f"[{one} %]" if number == record.step else f"{one} %" for number, one in enumerate(plan.steps)
-    )
+    now = -1 if record.state in ("finish", "finished", "restored") else record.step
+    weights = [split[record.new] for split in splits(record.new, record.old, plan.steps)]
+    steps = " -> ".join(f"[{one} %]" if number == now else f"{one} %" for number, one in enumerate(weights))
     state = record.state + (f", {record.waiting}" if record.waiting else "")
     lines = [
         f"{record.endpoint}: {record.kind} of version {record.target.version} as {record.new}, {state}",
@@ -64,6 +67,20 @@ def rollout_lines(record: Record, holder: str) -> list[str]:
         lines.append(f"  decision   {record.decision.action}: {record.decision.reason}")
         lines += [f"  warning    {warning}" for warning in record.decision.warnings]
     return lines + [f"  {move.at[11:19]}   {move.event:9} {move.text}" for move in record.moves[-12:]]
+
+
+def holder_text(row: Row) -> str:
+    """Return who drives a rollout; of a process that is gone, that it is, and what goes on with the rollout."""
+    import time
+
+    from brookside_mlops.rollout_store import alive
+
+    if row.holder is None or alive(row.holder, row.renewed, time.time()):
+        return row.holder.text() if row.holder else ""
+    ways = (
+        f"brookside-mlops rollout resume {row.endpoint} goes on, abort {row.endpoint} gives the traffic back"
+    )
+    return f"nobody: {row.holder.text()}, is gone" + (f"; {ways}" if row.open else "")
 
 
 def _record(row: Row) -> Record:
@@ -92,7 +109,7 @@ def rollout_show(
 
         watch_rollout(state_of(state_folder, name), name)
         return
-    for line in rollout_lines(_record(row), row.holder.text() if row.holder else ""):
+    for line in rollout_lines(_record(row), holder_text(row)):
         typer.echo(line)
 
 
@@ -102,34 +119,37 @@ def _wish(state_folder: Path | None, name: str, wish: Wish, as_json: bool) -> No
     import getpass
     import time
 
+    from brookside_mlops.audit import audit_log
+    from brookside_mlops.rollout_run import paused_words
     from brookside_mlops.rollout_store import RolloutStore, alive
 
     row = _row(state_folder, name)
     if not row.open:
         raise InputError(f"endpoint {name}: no rollout is open; the last one is {_record(row).state}")
     by = getpass.getuser()
+    found = _record(row)
+    if wish == "pause" and found.waiting == "paused":
+        raise RolloutWaits(paused_words(found))
     if row.holder and alive(row.holder, row.renewed, time.time()):
         if wish == "resume":
             raise InputError(f"endpoint {name}: the rollout is under way, held by {row.holder.text()}")
-        RolloutStore(state_of(state_folder, name)).ask(name, wish, by)
+        state = state_of(state_folder, name)
+        if RolloutStore(state).ask(name, wish, by) is None:
+            raise InputError(f"endpoint {name}: no rollout is open any more")
+        audit_log(state).append(wish, name, {"rollout": row.id, "by": by, "text": f"{by} asked to {wish}"})  # type: ignore[arg-type]
         asked = {"endpoint": name, "asked": wish, "holder": row.holder.model_dump()}
         tell(f"{name}: asked {row.holder.text()} to {wish}", asked, as_json)
         return
-    _take_over(row, wish, by, as_json)
+    _take_over(state_of(state_folder, name), row, wish, by, as_json)
 
 
-def _take_over(row: Row, wish: Wish, by: str, as_json: bool) -> None:
+def _take_over(state: Path, row: Row, wish: Wish, by: str, as_json: bool) -> None:
     """Drive a rollout that nobody drives."""
-    from pathlib import Path
-
     from brookside_mlops.reporting import show_json
-    from brookside_mlops.rollout_run import continue_rollout, outcome
-    from brookside_mlops.runs import Run
+    from brookside_mlops.rollout_run import continue_rollout, outcome, run_of_record
 
     found = _record(row)
-    if not found.run_folder:
-        raise InputError(f"endpoint {row.endpoint}: the rollout belongs to no run: it is driven from Python")
-    run = Run(Path(found.run_folder))
+    run = run_of_record(state, found)
     seen: list[Any] = []
 
     def listen(record: Record) -> None:
@@ -146,6 +166,11 @@ def _take_over(row: Row, wish: Wish, by: str, as_json: bool) -> None:
         show_json(record.model_dump(mode="json"))
     if wish == "abort" and record.state == "restored":
         return
+    if wish == "abort" and record.state == "finished":
+        ways = f"brookside-mlops rollback --endpoint {row.endpoint} goes back"
+        raise InputError(
+            f"endpoint {row.endpoint}: too late to abort: the rollout was past its last step; {ways}"
+        )
     outcome(record, run.id)
 
 

@@ -187,7 +187,12 @@ def fetch_bundle(settings: Environment, model_name: str, version: int, folder: P
         found = client.get_model_version(model_name, str(version))
     except MlflowException:
         raise InputError(f"{model_name} has no version {version} in {settings.tracking}") from None
-    artifacts = client.get_run(str(found.run_id)).info.artifact_uri
+    artifacts = str(client.get_run(str(found.run_id)).info.artifact_uri)
+    own = (
+        settings.state / "mlartifacts" / str(found.run_id) / "artifacts"
+    )  # MLflow notes where they once were
+    if not settings.tracking_uri and (own / "bundle").is_dir():
+        artifacts = own.resolve().as_uri()
     path = mlflow.artifacts.download_artifacts(
         artifact_uri=f"{artifacts}/bundle", dst_path=str(folder), tracking_uri=settings.tracking
     )

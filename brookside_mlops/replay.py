@@ -7,24 +7,50 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from .connections import Pool
 from .errors import InputError
-from .load import Category, Outcome, Request, Sender, constant_rate, run_in_loop
+from .load import Category, Clock, Outcome, Request, Sender, constant_rate, run_in_loop
 from .target import TIMEOUT, Target
 
 # %% auto #0
-__all__ = ["as_request", "replay", "ReplayTraffic"]
+__all__ = ["BACK_OFF", "as_request", "Pace", "replay", "ReplayTraffic"]
 
 
 # %% ../nbs/parts/replay.ipynb #0472baff
 def as_request(body: bytes | Request) -> Request:
     """Return a body as a request."""
     return body if isinstance(body, Request) else Request(body)
+
+
+BACK_OFF = 1.0  # seconds without a new request after an endpoint has said that it is busy
+
+
+class Pace:
+    """When to send: at a rate, never faster to make up for what was late, and not while the endpoint is busy (429)."""
+
+    def __init__(self, rate: float, clock: Clock) -> None:
+        constant_rate(rate)
+        self.every, self.clock = 1 / rate, clock
+        self.busy = False
+
+    def hear(self, outcome: Outcome) -> None:
+        """Take note of a request that was answered."""
+        self.busy = self.busy or outcome.status == 429
+
+    def starts(self) -> Iterator[float]:
+        """Return the starts of requests, in seconds from the first."""
+        begun, at = self.clock.now(), 0.0
+        while True:
+            yield at
+            now = self.clock.now() - begun
+            at = max(at + self.every, now)
+            if self.busy:
+                at, self.busy = now + BACK_OFF, False
 
 
 async def replay(  # noqa: PLR0913 - the last two are asked for by name
@@ -37,10 +63,16 @@ async def replay(  # noqa: PLR0913 - the last two are asked for by name
     record: Callable[[Outcome], None] = lambda outcome: None,
     timeout: float = TIMEOUT,
 ) -> None:
-    """Send bodies at a set rate, round and round, until told to stop; `record` gets each outcome."""
+    """Send bodies at a set rate, round and round, until told to stop; `record` gets each outcome. It backs off where that is too much."""
+    pace = Pace(rate, Clock())
+
+    def heard(outcome: Outcome) -> None:
+        pace.hear(outcome)
+        record(outcome)
+
     async with Pool(Target(url, key)) as pool:
-        await Sender(pool, record, timeout).send(
-            [as_request(body) for body in bodies], constant_rate(rate), until
+        await Sender(pool, heard, timeout, clock=pace.clock).send(
+            [as_request(body) for body in bodies], pace.starts(), until
         )
 
 

@@ -21,6 +21,7 @@ from .pipeline import LINE, PROMOTED_LINE, Event
 from .results import SIGNS, StageResult
 from .runs import STAGES, Run, StageRecord
 from .serving import serves, successor
+from .terminal import begin, end
 
 # %% auto #0
 __all__ = ["Reporter", "headline", "outcome", "state_of", "progress_of", "summary", "show_end", "show_json"]
@@ -54,7 +55,7 @@ class Reporter:
         self.begun = time.monotonic()
         if self.console.is_terminal:
             self.status = self.console.status(f"{event.stage} ...")
-            self.status.start()
+            begin(self.status)
 
     def _cell(self, event: Event) -> None:
         if self.status:
@@ -91,7 +92,7 @@ class Reporter:
     def stop(self) -> None:
         """Stop what moves on the terminal."""
         if self.status:
-            self.status.stop()
+            end(self.status)
             self.status = None
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,14 +17,23 @@ from .errors import InputError
 from .registry import fetch_bundle
 from .releases import Release, Releases, previous_release
 from .rollout import Context, Record, unheard
-from .rollout_driver import go_on, roll_out
+from .rollout_driver import first_record, go_on, roll_out
 from .rollout_plan import Plan, Target, serving
 from .rollout_run import context_of, endpoint_of
-from .rollout_store import alive
+from .rollout_store import RolloutStore, TooLate, alive
 from .runs import Run
 
 # %% auto #0
-__all__ = ["Mode", "plan_back", "release_back", "bundle_back", "stop_rollout", "Return", "roll_back"]
+__all__ = [
+    "Mode",
+    "plan_back",
+    "release_back",
+    "bundle_back",
+    "stop_rollout",
+    "Return",
+    "need_release",
+    "roll_back",
+]
 
 # %% ../nbs/parts/rollback_run.ipynb #533b19f6
 Mode = Literal["smoke", "error_rate", "availability", "asked"]
@@ -91,7 +101,8 @@ def stop_rollout(context: Context, by: str, patience: float = 60.0) -> Record | 
         return None
     if row.holder is None or not alive(row.holder, row.renewed, context.now()):
         return go_on(context, "abort", by)
-    context.store.ask(name, "abort", by)
+    with suppress(TooLate):
+        context.store.ask(name, "abort", by)
     deadline = context.monotonic() + patience
     while context.monotonic() < deadline:
         row = context.store.last(name)
@@ -111,6 +122,14 @@ class Return:
     cause: Mode = "asked"
     to: str = ""
     delete_failed: bool = False
+
+
+def need_release(run: Run, to: str = "") -> None:
+    """Raise InputError where a rollback would be refused as things are: before a notebook is started for it."""
+    endpoint, row = endpoint_of(run), RolloutStore(run.settings.state).last(endpoint_of(run).name)
+    if row is None or not row.open:  # an open rollout is aborted first, and then other deployments are there
+        known = {one.name: one for one in endpoint.show().deployments}
+        release_back(Releases(run.settings.state).history(endpoint.name), known, endpoint.name, to)
 
 
 def roll_back(run: Run, wanted: Return, listen: Callable[[Record], None] = unheard) -> Record:
@@ -133,13 +152,14 @@ def roll_back(run: Run, wanted: Return, listen: Callable[[Record], None] = unhea
         return stopped
     known = context.deployments()
     release = release_back(Releases(settings.state).history(name), known, name, wanted.to)
-    details = {"reason": wanted.reason, "cause": wanted.cause, "to_version": release.version}
-    context.audit("rollback", details)
     target = Target(
         bundle=bundle_back(run, release, known),
         model_name=release.model_name,
         version=release.version,
         sha256=release.sha256,
     )
+    first_record(context, known, plan, target)  # a rollback that is refused is none
+    details = {"reason": wanted.reason, "cause": wanted.cause, "to_version": release.version}
+    context.audit("rollback", details)
     why = {"reason": wanted.reason, "cause": wanted.cause, "run_folder": str(run.folder)}
     return roll_out(context, plan, target, kind="rollback", **why)

@@ -229,6 +229,8 @@ def bake(context: Context, record: Record) -> Record:
         context.endpoint.start()
         record = told(context, record, "alert", f"the server of {record.endpoint} was gone: started again")
     read_back(context, record)
+    over = record.baked + spent >= plan.bake > 0
+    unanswered = context.endpoint.unanswered(record.new) if over else 0.0
     counts, cursor = context.endpoint.counts(record.cursor, plan.rules.limits_ms)
     look = Look(
         start=record.total,
@@ -244,7 +246,8 @@ def bake(context: Context, record: Record) -> Record:
             "evidence": observe(record.evidence, look, plan.rules),
         }
     )
-    step = Step(weight=record.split()[record.new], baked=record.baked, bake=plan.bake)
+    weight = record.split()[record.new]
+    step = Step(weight=weight, baked=record.baked, bake=plan.bake, unanswered=unanswered)
     return act(context, record, decide(record.evidence, plan.rules, step))
 
 

@@ -14,7 +14,7 @@ from .endpoints.protocol import Deployment
 from .errors import BrooksideError, InputError
 from .rollout import ENDED, STATES, Context, Record, State, abort, going, told
 from .rollout_plan import Plan, Target, free_name, same_version, serving
-from .rollout_store import LeaseLost, Row, Wish
+from .rollout_store import LeaseLost, Row, TooLate, Wish
 
 # %% auto #0
 __all__ = [
@@ -49,6 +49,16 @@ def _write(context: Context, record: Record) -> Record:
     context.store.save(record.number, record.model_dump_json(), record.state not in ENDED)
     context.listen(record)
     return record
+
+
+def _advance(context: Context, record: Record, moved: Record) -> Record:
+    """Write down where a move has led. The way to the end is taken only where nothing was asked for: that is obeyed first."""
+    if moved.state != "finish" or record.state == "finish":
+        return _write(context, moved)
+    if not context.store.save_unasked(moved.number, moved.model_dump_json()):
+        return going(moved, record.state)
+    context.listen(moved)
+    return moved
 
 
 def obey(context: Context, record: Record) -> Record:
@@ -90,7 +100,7 @@ def drive(context: Context, record: Record) -> Record:
                     raise
                 fault = error
                 moved = abort(context, record, "fault", str(error) or type(error).__name__)
-            record = _write(context, moved)
+            record = _advance(context, record, moved)
     if fault is not None:
         raise fault
     return record
@@ -185,11 +195,15 @@ def roll_out(context: Context, plan: Plan, target: Target, **more: Any) -> Recor
 
     `more` are fields of the record, such as the run that it belongs to.
 
+    A rollout that a person has paused is left to people: it comes back as it is, whatever was to be rolled out.
     Raises InputError where another process holds a rollout, BrooksideError for what went wrong, with traffic as before.
     """
     with letting_go(context):
         row = context.store.claim(context.endpoint.name)
         if row is not None:
+            waiting = Record.model_validate_json(row.document)
+            if waiting.waiting == "paused":
+                return waiting.model_copy(update={"number": row.id})
             record = found(context, row, target)
             moving_back = record.state == "restore"
             record = drive(context, record)
@@ -200,12 +214,16 @@ def roll_out(context: Context, plan: Plan, target: Target, **more: Any) -> Recor
 
 
 def go_on(context: Context, wish: Wish = "", by: str = "") -> Record | None:
-    """Go on with the open rollout of an endpoint, doing what `by` wishes first; None where there is none."""
+    """Go on with the open rollout of an endpoint, doing what `by` wishes first; None where there is none.
+
+    One that is ending ends as it would have, whatever is wished.
+    """
     with letting_go(context):
         row = context.store.claim(context.endpoint.name)
         if row is None:
             return None
         record = found(context, row, None)
         if wish:
-            context.store.ask(context.endpoint.name, wish, by)
+            with suppress(TooLate):  # what is ending ends: the record says how
+                context.store.ask(context.endpoint.name, wish, by)
         return drive(context, record)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from .rollout_store import RolloutStore, Wish
+from .rollout_store import RolloutStore, TooLate, Wish
 from .runs import Run
+from .terminal import still
 
 # %% auto #0
 __all__ = ["QUESTION", "wish_of", "ask_terminal", "asking"]
@@ -48,9 +49,13 @@ def asking(current: Callable[[], Run], ask: Callable[[], str] = ask_terminal) ->
         row = store.last(name)
         if row is None or not row.open or row.holder is None:
             raise KeyboardInterrupt
-        wish = wish_of(ask())
-        if wish:
-            store.ask(name, wish, getpass.getuser())
+        with still():
+            wish = wish_of(ask())
+        try:
+            if wish:
+                store.ask(name, wish, getpass.getuser())
+        except TooLate as late:
+            print(late, file=sys.stderr)
 
     before = signal.signal(signal.SIGINT, interrupted)
     try:

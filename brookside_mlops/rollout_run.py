@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .audit import audit_log
 from .costs import DeploymentCost, deployment_cost
@@ -24,8 +25,11 @@ from .rollout_news import tell
 from .rollout_plan import PlanView, Target, plan_of, serving, view_plan
 from .rollout_store import RolloutStore, Wish
 from .runs import Run
-from .settings import read_prices
+from .settings import read_prices, runs_folder, state_folder
 from .smoke import smoke
+
+if TYPE_CHECKING:
+    from brookside_mlops.replay import ReplayTraffic
 
 # %% auto #0
 __all__ = [
@@ -33,11 +37,14 @@ __all__ = [
     "target_of_run",
     "write_end",
     "context_of",
+    "Replay",
     "replaying",
+    "paused_words",
     "outcome",
     "detach",
     "cost_of",
     "plan_view",
+    "run_of_record",
     "run_of_endpoint",
     "deploy_run",
     "continue_rollout",
@@ -109,13 +116,31 @@ def context_of(run: Run, listen: Callable[[Record], None] = unheard) -> Context:
 
 
 # %% ../nbs/parts/rollout_run.ipynb #3f07f52e
+class Replay:
+    """Traffic that begins when the rollout that it hears of has passed its smoke test, and moves traffic."""
+
+    def __init__(self, listen: Callable[[Record], None], traffic: ReplayTraffic | None = None) -> None:
+        self.listen, self.traffic, self.begun = listen, traffic, False
+
+    def hear(self, record: Record) -> None:
+        """Hear how far a rollout is."""
+        if self.traffic is not None and not self.begun and record.state in ("shift", "bake"):
+            self.begun = True
+            self.traffic.start()
+        self.listen(record)
+
+    def sent(self) -> int:
+        """Return how many requests have been answered or lost."""
+        return sum(self.traffic.counts.values()) if self.traffic else 0
+
+
 @contextmanager
-def replaying(run: Run, rate: float) -> Iterator[Callable[[], int]]:
-    """Send held-out rows at a rate (requests per second; 0 sends none); yield a function that counts those sent."""
+def replaying(run: Run, rate: float, listen: Callable[[Record], None] = unheard) -> Iterator[Replay]:
+    """Yield what sends held-out rows at a rate (requests per second; 0 sends none) once a rollout that it hears of moves traffic."""
     endpoint = endpoint_of(run)
     known = {one.name: one for one in endpoint.show().deployments} if endpoint.state.exists else {}
     if not rate or not serving(known):
-        yield lambda: 0
+        yield Replay(listen)
         return
     from brookside_mlops.bundle import Bundle
     from brookside_mlops.golden import golden_rows
@@ -123,11 +148,23 @@ def replaying(run: Run, rate: float) -> Iterator[Callable[[], int]]:
 
     bundle = Bundle.open(run.path("bundle/model.onnx").parent)
     bodies = [request.body for request in golden_rows(run.path("test.parquet"), bundle.info).requests]
-    with ReplayTraffic(endpoint.show_uri(), endpoint.keys()[0], bodies, rate) as traffic:
-        yield lambda: sum(traffic.counts.values())
+    replay = Replay(listen, ReplayTraffic(endpoint.show_uri(), endpoint.keys()[0], bodies, rate))
+    try:
+        yield replay
+    finally:
+        if replay.traffic is not None and replay.begun:
+            replay.traffic.stop()
 
 
 # %% ../nbs/parts/rollout_run.ipynb #32dbe2de
+def paused_words(record: Record) -> str:
+    """Return who paused a rollout, since when, and what people can do."""
+    move = next((one for one in reversed(record.moves) if one.event == "pause"), None)
+    who = f" {move.text.removeprefix('paused ')} since {move.at[:19].replace('T', ' ')} UTC" if move else ""
+    ways = f"resume {record.endpoint}, promote {record.endpoint} --now or abort {record.endpoint}"
+    return f"the rollout of version {record.target.version} is paused at {record.weight()} %{who}: brookside-mlops rollout {ways}"
+
+
 def outcome(record: Record, run_id: str = "RUN") -> Record:
     """Return a record that finished. Raises GateFailed for one that went back, ApprovalNeeded or RolloutWaits for one that waits."""
     name = record.endpoint
@@ -147,7 +184,7 @@ def outcome(record: Record, run_id: str = "RUN") -> Record:
     if record.waiting:
         ways = f"brookside-mlops rollout resume|promote|abort {name}"
         said = {
-            "paused": f"the rollout is paused at {record.weight()} %: {ways}",
+            "paused": paused_words(record),
             "held": f"the rollout is held at {record.weight()} %: {record.decision.reason if record.decision else ''}; {ways}",
             "left": f"the rollout goes on in the background: brookside-mlops rollout show {name}",
         }
@@ -183,15 +220,47 @@ def plan_view(run: Run) -> PlanView:
     return view_plan(plan_of(settings), info, endpoint.name, target, cost_of(run))
 
 
-def run_of_endpoint(state_folder: Path, name: str) -> Run:
-    """Return the run that was rolled out to an endpoint last. InputError where there is none."""
-    row = RolloutStore(state_folder).last(name)
-    folder = Record.model_validate_json(row.document).run_folder if row else ""
-    if not folder:
+# %% ../nbs/parts/rollout_run.ipynb #3facd95f
+def run_of_record(state: Path, record: Record) -> Run:
+    """Return the run of a rollout in a state folder. InputError where it belongs to no run, the run is gone, or is another project's."""
+    if not record.run_folder:
+        raise InputError(
+            f"endpoint {record.endpoint}: the rollout belongs to no run: it is driven from Python"
+        )
+    written = Path(record.run_folder)
+    own = [
+        runs_folder(project, written.parent.name) / written.name
+        for project in (*state.absolute().parents, Path.cwd())
+        if _keeps_state(project, written.parent.name, state)
+    ]
+    for folder in (*own, written):
+        if (folder / "run.json").exists():
+            run = Run(folder)
+            if run.settings.state.resolve() == state.resolve():
+                return run
+    there = "is of another project" if (written / "run.json").exists() else "is gone"
+    raise InputError(
+        f"endpoint {record.endpoint}: its run {written.name} {there} ({written}) and not among the runs of this one; "
+        "a command in the project of that run, with --run, would be right"
+    )
+
+
+def _keeps_state(project: Path, environment: str, state: Path) -> bool:
+    try:
+        return state_folder(project, environment).resolve() == state.resolve()
+    except InputError:
+        return False  # a settings.ini of another tool
+
+
+def run_of_endpoint(state: Path, name: str) -> Run:
+    """Return the run that was rolled out to an endpoint last. InputError where there is none in the project of that state folder."""
+    row = RolloutStore(state).last(name)
+    record = Record.model_validate_json(row.document) if row else None
+    if record is None or not record.run_folder:
         raise InputError(
             f"endpoint {name!r} has no rollout of a run: brookside-mlops endpoint list shows the endpoints"
         )
-    return Run(Path(folder))
+    return run_of_record(state, record)
 
 
 # %% ../nbs/parts/rollout_run.ipynb #dec656c6
@@ -212,9 +281,10 @@ def deploy_run(run: Run, listen: Callable[[Record], None] = unheard) -> tuple[Re
     if alone and not (row and row.open):
         return None, 0
     plan = plan_of(run.settings)
-    with replaying(run, plan.replay_rate) as sent:
+    with replaying(run, plan.replay_rate, listen) as replay:
+        context = replace(context, listen=replay.hear)
         record = roll_out(context, plan, target, run_folder=str(run.folder))
-        replayed = sent()
+        replayed = replay.sent()
     if record.waiting == "left":
         detach(run)
     return outcome(record, run.id), replayed
@@ -226,8 +296,8 @@ def continue_rollout(
     """Go on with the open rollout of a run's endpoint, doing what `by` wishes first; None where there is none."""
     context = context_of(run, listen)
     context.endpoint.start()
-    with replaying(run, plan_of(run.settings).replay_rate):
-        return go_on(context, wish, by)
+    with replaying(run, plan_of(run.settings).replay_rate, listen) as replay:
+        return go_on(replace(context, listen=replay.hear), wish, by)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import secrets
 import socket
@@ -30,6 +31,7 @@ __all__ = [
     "this_holder",
     "alive",
     "LeaseLost",
+    "TooLate",
     "Row",
     "RolloutStore",
 ]
@@ -96,6 +98,10 @@ class LeaseLost(BrooksideError):
     """Another process has taken over the rollout; this one must not move anything."""
 
     exit_code = 1
+
+
+class TooLate(InputError):
+    """The rollout is ending; what was asked for would change nothing."""
 
 
 class Row(BaseModel):
@@ -193,11 +199,33 @@ class RolloutStore:
         with self._change() as database:
             database.execute("update rollout set holder = '', token = '' where token = ?", (self.token,))
 
+    def save_unasked(self, number: int, document: str) -> bool:
+        """Write down a move that nothing takes back, unless something was asked for meanwhile; say whether it is written.
+
+        Raises LeaseLost where this process does not hold the rollout.
+        """
+        with self._change() as database:
+            row = database.execute(
+                "select wish from rollout where id = ? and token = ?", (number, self.token)
+            ).fetchone()
+            if row is None:
+                raise _lost(number)
+            if row[0]:
+                return False
+            database.execute(
+                "update rollout set document = ?, renewed = ? where id = ?", (document, self.clock(), number)
+            )
+        return True
+
     def ask(self, endpoint: str, wish: Wish, by: str) -> Row | None:
-        """Ask the driver of the open rollout for something; return the row, None where no rollout is open."""
+        """Ask the driver of the open rollout for something; return the row, None where no rollout is open.
+
+        Raises TooLate where it is ending: what is written down as asked for will be obeyed.
+        """
         if wish not in get_args(Wish):
             raise InputError(f"{wish!r} is not one of {', '.join(filter(None, get_args(Wish)))}")
         with self._change() as database:
+            _refuse_if_ending(database, endpoint, wish)
             database.execute(
                 "update rollout set wish = ?, wisher = ? where endpoint = ? and open = 1",
                 (wish, by, endpoint),
@@ -251,6 +279,20 @@ def _row(found: tuple[object, ...] | None) -> Row | None:
 
 def _lost(number: int) -> LeaseLost:
     return LeaseLost(f"rollout {number} was taken over by another process: nothing more is moved from here")
+
+
+def _refuse_if_ending(database: sqlite3.Connection, endpoint: str, wish: Wish) -> None:
+    """Raise TooLate where the open rollout of an endpoint is past what is wished."""
+    row = _row(database.execute(f"{_SELECT} where endpoint = ? and open = 1", (endpoint,)).fetchone())
+    content = json.loads(row.document) if row and wish in ("pause", "promote", "abort") else None
+    state = str(content.get("state")) if isinstance(content, dict) else ""
+    said = {"finish": "has passed its last step and finishes", "restore": "is on its way back already"}.get(
+        state
+    )
+    if said:
+        raise TooLate(
+            f"endpoint {endpoint}: the rollout {said}: too late to {wish} it; brookside-mlops rollout show {endpoint} shows it"
+        )
 
 
 def _refuse_if_held(database: sqlite3.Connection, endpoint: str, now: float) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .rollout import ENDED, Record
 from .rollout_plan import splits
 from .rollout_store import RolloutStore, alive
 from .runs import Run
+from .terminal import begin, draw, end
 
 # %% auto #0
 __all__ = ["BAR", "ALONE", "watch_table", "watch_rollout", "watching"]
@@ -65,7 +67,7 @@ def watch_rollout(
     console = Console(stderr=False)
     live = Live(console=console, auto_refresh=False) if sys.stdout.isatty() else None
     if live:
-        live.start()
+        begin(live)
     try:
         while True:
             row = store.last(endpoint)
@@ -74,7 +76,8 @@ def watch_rollout(
             record = Record.model_validate_json(row.document)
             if live:
                 said = record.decision.reason if record.decision else ""
-                live.update(Group(watch_table(record), Text(said)), refresh=True)
+                shown = Group(watch_table(record), Text(said))
+                draw(partial(live.update, shown, refresh=True))
             else:
                 for move in record.moves[seen:]:
                     print(f"{move.at[11:19]}  {move.event:9} {move.text}", flush=True)
@@ -86,7 +89,7 @@ def watch_rollout(
             sleep(0.25)
     finally:
         if live:
-            live.stop()
+            end(live)
 
 
 # %% ../nbs/parts/rollout_watch.ipynb #6ce2aad0

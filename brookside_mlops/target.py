@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from .endpoints.local import EndpointError, LocalEndpoint
-from .endpoints.protocol import PIN, REPLAYED, Answer
+from .endpoints.protocol import PIN, REPLAYED, Answer, seconds_of
 from .errors import InputError
 
 # %% auto #0
@@ -171,7 +171,13 @@ class Target:
         except ValueError:
             content = None
         found = answer.headers.get(PIN, "")
-        return Answer(status=answer.status_code, content=content, deployment=found, seconds=seconds)
+        return Answer(
+            status=answer.status_code,
+            content=content,
+            deployment=found,
+            seconds=seconds,
+            retry_after=seconds_of(answer.headers.get("Retry-After", "")),
+        )
 
 
 def target_of(endpoint: LocalEndpoint, deployment: str = "") -> Target:

@@ -69,6 +69,7 @@ class MemoryEndpoint:
     health: dict[int, Health] = field(default_factory=dict)
     known: dict[str, Deployment] = field(default_factory=dict)
     calls: list[tuple[str, Any]] = field(default_factory=list)
+    hangs_until: float = 0.0  # of the clock: until then a request of second 0 has no answer
     _seen: dict[str, float] = field(default_factory=dict)
     _since: float = 0.0
 
@@ -149,6 +150,9 @@ class MemoryEndpoint:
                 slow=(0, between(sick.slow), 0),
             )
         return found, ",".join(f"{name}={count}" for name, count in self._seen.items())
+
+    def unanswered(self, deployment: str) -> float:
+        return self.clock.at if self.clock.at < self.hangs_until else 0.0
 
     def score(self, body: bytes, deployment: str = "") -> Answer:
         raise AssertionError("a rollout sends no requests of its own")
@@ -293,7 +297,7 @@ class Fused:
 
 
 MOVES = ("set_traffic", "create_deployment", "delete_deployment", "start")
-WRITES = ("begin", "claim", "save", "release", "keep", "forget", "take_wish")
+WRITES = ("begin", "claim", "save", "save_unasked", "release", "keep", "forget", "take_wish")
 
 
 def mortal(world: World, fuse: Fuse) -> Context:

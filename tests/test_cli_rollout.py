@@ -116,6 +116,39 @@ def test_lines_have_the_decision_and_its_warnings() -> None:
     assert "warning    mean prediction 5 against 4" in text and "held by    Ada (process 1" in text
 
 
+def test_holder_that_was_killed_is_shown_as_gone(driven: tuple[Registered, Any]) -> None:
+    registered, process = driven
+    name = registered.endpoint.name
+    shown = call("rollout", "show", name).output
+    assert f"(process {process.pid} on" in shown and "is gone" not in shown
+    process.kill()
+    process.join()
+    shown = call("rollout", "show", name).output
+    assert "held by    nobody: " in shown and f"(process {process.pid} on" in shown
+    assert f"is gone; brookside-mlops rollout resume {name} goes on" in shown
+
+
+@pytest.mark.parametrize(
+    ("old", "state", "said"),
+    [
+        ("", "finished", "steps      100 %,"),
+        ("blue", "finished", "steps      10 % -> 50 % -> 100 %,"),
+        ("blue", "bake", "steps      [10 %] -> 50 % -> 100 %,"),
+    ],
+)
+def test_step_of_now_is_marked_as_long_as_there_is_one(old: str, state: Any, said: str) -> None:
+    record = Record(
+        endpoint="cost-dev",
+        plan=plan(),
+        target=memory_target(2),
+        new="green",
+        old=old,
+        before={},
+        state=state,
+    )
+    assert said in "\n".join(rollout_lines(record, ""))
+
+
 def test_endpoint_without_a_rollout_is_named(registered: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(registered.project)
     for words in (("show",), ("pause",), ("resume",), ("abort",), ("promote", "--now")):
@@ -128,23 +161,55 @@ def test_endpoint_without_a_rollout_is_named(registered: Registered, monkeypatch
 
 @pytest.mark.parametrize(
     ("words", "code", "serves"),
-    [(("resume",), 0, 2), (("abort",), 0, 1), (("promote", "--now"), 0, 2), (("pause",), 3, None)],
+    [(("resume",), 0, 2), (("abort",), 0, 1), (("promote", "--now"), 0, 2)],
 )
 def test_rollout_that_nobody_drives_is_taken_over(
-    paused: Registered, words: tuple[str, ...], code: int, serves: int | None
+    paused: Registered, words: tuple[str, ...], code: int, serves: int
 ) -> None:
     name = paused.endpoint.name
     result = call("rollout", words[0], name, *words[1:])
     assert result.exit_code == code, result.output
     assert "found in state bake: resumed" in result.output and "paused by Ada" not in result.output
-    if serves:
-        assert list(paused.serving().values()) == [serves]
-        again = call("rollout", words[0], name, *words[1:])
-        ended = "restored" if words[0] == "abort" else "finished"
-        assert again.exit_code == 2 and f"no rollout is open; the last one is {ended}" in again.output
-    else:
-        assert paused.serving() == {"blue": 1, "green": 2}
-        assert "paused at 50 %: brookside-mlops rollout resume|promote|abort" in result.output
+    assert list(paused.serving().values()) == [serves]
+    again = call("rollout", words[0], name, *words[1:])
+    ended = "restored" if words[0] == "abort" else "finished"
+    assert again.exit_code == 2 and f"no rollout is open; the last one is {ended}" in again.output
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_deploy_over_a_paused_rollout_says_who_paused_it_and_changes_nothing(
+    paused: Registered, version: int
+) -> None:
+    name = paused.endpoint.name
+    before = RolloutStore(paused.run(1).settings.state).last(name)
+    said = rf"version 2 is paused at 50 % by Ada since \d{{4}}-.* UTC: brookside-mlops rollout resume {name}, promote {name} --now"
+    with pytest.raises(RolloutWaits, match=said):
+        deploy_run(paused.run(version))
+    result = call("rollout", "pause", name)
+    assert result.exit_code == 3 and "is paused at 50 % by Ada since" in result.output
+    after = RolloutStore(paused.run(1).settings.state).last(name)
+    assert before is not None and after is not None and before.document == after.document
+    assert paused.serving() == {"blue": 1, "green": 2}
+
+
+def test_abort_that_comes_too_late_is_refused(paused: Registered) -> None:
+    name, store = paused.endpoint.name, RolloutStore(paused.run(1).settings.state)
+    row = store.claim(name)
+    assert row is not None
+    record = Record.model_validate_json(row.document).model_copy(update={"state": "finish", "waiting": ""})
+    store.save(row.id, record.model_dump_json())
+    events = len(audit_log(store.path.parent).rows(name))
+    result = call("rollout", "abort", name)  # of this very process, which holds it
+    assert (
+        result.exit_code == 2
+        and "past its last step and finishes: too late to abort"
+        in result.output.replace("has passed", "past")
+    )
+    assert len(audit_log(store.path.parent).rows(name)) == events
+    store.release()
+    result = call("rollout", "abort", name)
+    assert result.exit_code == 2 and "too late to abort: the rollout was past its last step" in result.output
+    assert paused.serving() == {"green": 2}
 
 
 def test_taking_over_with_json_prints_the_record_alone(paused: Registered) -> None:
@@ -163,6 +228,8 @@ def test_driver_is_asked_and_does_it(driven: tuple[Registered, Any]) -> None:
     result = call("rollout", "abort", name, "--json")
     found = json.loads(result.stdout)
     assert (found["asked"], found["holder"]["pid"]) == ("abort", process.pid)
+    rows = audit_log(registered.run(1).settings.state).rows(name)
+    assert any(row.event == "abort" and row.details["text"].endswith("asked to abort") for row in rows)
     process.join(60)
     assert registered.serving() == {"blue": 1} and registered.known() == {"blue": 1}
     shown = call("rollout", "show", name).output
@@ -203,6 +270,20 @@ def test_traffic_by_hand_is_refused_while_a_rollout_is_open_and_audited_after(pa
     assert call("endpoint", "traffic", name, "--set", "green=0").exit_code == 0
     row = audit_log(paused.run(1).settings.state).rows(name)[-1]
     assert (row.event, row.details) == ("traffic", {"set": {"green": "0"}})
+
+
+def test_rollback_to_what_is_not_there_is_refused_before_a_notebook_starts(
+    registered: Registered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(registered.project)
+    deploy_run(registered.run(1))
+    name, run = registered.endpoint.name, registered.run(1)
+    for words, said in ((("--to", "nope"), "--to nope: another deployment"), ((), "no earlier deployment")):
+        result = call("rollback", "--endpoint", name, *words)
+        assert result.exit_code == 2 and said in result.output
+    assert (
+        "rollback" not in registered.run(1).record.stages and not (run.folder / "09_rollback.ipynb").exists()
+    )
 
 
 # ---- watch -------------------------------------------------------------------------------------------------------------------------------

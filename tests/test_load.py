@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import socket
@@ -33,7 +34,7 @@ from brookside_mlops.load import (
     run_in_loop,
     summarise,
 )
-from brookside_mlops.replay import ReplayTraffic, replay
+from brookside_mlops.replay import BACK_OFF, Pace, ReplayTraffic, replay
 from brookside_mlops.target import Target
 from tests.servers import HANG, http, serving
 
@@ -366,3 +367,40 @@ def test_traffic_says_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_traffic_that_cannot_be_is_refused_before_it_starts(bodies: list[bytes], rate: float) -> None:
     with pytest.raises(InputError):
         ReplayTraffic("http://127.0.0.1:9/score", "key", bodies, rate)
+
+
+class Told(Clock):
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+
+    def now(self) -> float:
+        return self.at
+
+
+def test_replayed_traffic_backs_off_where_the_endpoint_is_busy_and_never_catches_up() -> None:
+    clock = Told()
+    pace = Pace(10, clock)
+    starts = pace.starts()
+    assert [next(starts), next(starts)] == pytest.approx([0.0, 0.1])
+    clock.at += 5  # the machine was busy: the 49 requests of that time are not sent now
+    assert next(starts) == pytest.approx(5.0)
+    for status in (429, 200, 429):
+        pace.hear(Outcome(0.0, 0.1, "4xx" if status == 429 else "ok", status))
+    assert [next(starts), next(starts)] == pytest.approx([5.0 + BACK_OFF, 5.1 + BACK_OFF])
+
+
+def test_endpoint_that_is_busy_gets_few_requests() -> None:
+    """Its first answer is 429; in the second after it, no other request comes."""
+    begun: list[float] = []
+
+    def say(number: int, body: bytes) -> bytes:
+        begun.append(time.monotonic())
+        return http(429 if len(begun) == 1 else 200, b"[1]")
+
+    with serving(say) as server, ReplayTraffic(server.url, "key", [b"[1]"], rate=20) as traffic:
+        while traffic.counts["ok"] < 3:
+            time.sleep(0.001)
+    # what was on its way when the first answer came may have been sent; then there is a pause
+    assert max(later - one for one, later in itertools.pairwise(begun)) >= 0.9 * BACK_OFF

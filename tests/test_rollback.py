@@ -107,6 +107,16 @@ def test_second_rollback_in_a_row_is_refused_and_changes_nothing(registered: Reg
     assert registered.endpoint.show() == before
 
 
+def test_rollback_that_is_refused_leaves_no_row_in_the_audit_trail(registered: Registered) -> None:
+    registered.settings(strategy="blue-green", rollout_steps="100")
+    deployed(registered, 1, 2)
+    registered.endpoint.set_traffic({"blue": 50, "green": 50})
+    with pytest.raises(InputError, match="splits its traffic"):
+        roll_back(registered.run(2), Return("split by hand"))
+    rows = audit_log(registered.run(1).settings.state).rows(registered.endpoint.name)
+    assert not [row for row in rows if row.event == "rollback"]
+
+
 def test_rollbacks_walk_back_through_the_releases(registered: Registered) -> None:
     deployed(registered, 1, 2, 3)
     assert [roll_back(registered.run(3), Return("back")).target.version for _ in range(2)] == [2, 1]

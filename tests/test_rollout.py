@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from brookside_mlops.costs import Amounts, DeploymentCost, Instances
 from brookside_mlops.endpoints.local import EndpointError
 from brookside_mlops.errors import ApprovalNeeded, GateFailed, InputError, RolloutWaits
-from brookside_mlops.rollout import ENDED, STATES, Record, State, abort, home, restore, told
+from brookside_mlops.rollout import ENDED, STATES, Context, Record, State, abort, home, restore, told
 from brookside_mlops.rollout_driver import begin, drive, found, go_on, roll_out, rule
 from brookside_mlops.rollout_plan import COLOURS, free_name, serving, splits, view_plan, way_back
 from brookside_mlops.rollout_run import outcome
-from brookside_mlops.rollout_store import LeaseLost, RolloutStore, Wish
+from brookside_mlops.rollout_store import LeaseLost, RolloutStore, TooLate, Wish
 from tests.rollouts import Fuse, Health, Killed, World, bury, failing, mortal, passing, plan, target
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -243,6 +243,27 @@ def test_bake_counts_a_clock_that_does_not_jump_and_no_sleep_of_the_machine(worl
     assert STATES["bake"](world.context(), record).baked == pytest.approx(record.plan.look)
 
 
+def test_canary_that_hangs_is_not_promoted_before_its_requests_are_answered(world: World) -> None:
+    """A step bakes 10 s; what came in it is answered when 25 s are over, much of it as failures of the canary."""
+    world.endpoint.hangs_until = world.clock.at + 25
+    seen: list[tuple[float, int]] = []
+
+    def listen(record: Record) -> None:
+        seen.append((world.clock.at, record.weight()))
+        if world.clock.at >= world.endpoint.hangs_until - 2:
+            world.endpoint.health[2] = Health(unavailable=0.5)
+
+    record = roll_out(world.context(listen=listen), plan(), target(2))
+    assert {weight for at, weight in seen if at < world.endpoint.hangs_until} == {0, 10}
+    assert (record.state, [split.get("green", 0) for split in record.live]) == ("restored", [10, 0])
+
+
+def test_promote_now_waits_for_no_answer(world: World) -> None:
+    world.endpoint.hangs_until = float("inf")
+    wishing(world, "bake", "promote")
+    assert roll_out(world.context(), plan(), target(2)).state == "finished"
+
+
 def test_server_that_is_gone_is_started_again_while_it_bakes(world: World) -> None:
     def kill() -> None:
         world.endpoint.running = False
@@ -446,10 +467,19 @@ def test_abort_restores_from_every_state(world: World, state: str) -> None:
 @pytest.mark.parametrize("wish", ["pause", "promote", "abort"])
 @pytest.mark.parametrize("state", ["finish", "restore"])
 def test_wish_that_comes_too_late_changes_nothing(world: World, state: str, wish: Wish) -> None:
+    """And who asks is told so."""
     if state == "restore":
         world.smoke = failing
-    wishing(world, state, wish)
+    refused: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(TooLate, match=f"too late to {wish} it") as error:
+            RolloutStore(world.folder, world.clock.wall).ask(world.endpoint.name, wish, "Ada")
+        refused.append(str(error.value))
+
+    world.on_state[state] = ask
     record = roll_out(world.context(), plan(), target(2))
+    assert len(refused) == 1
     assert record.state == ("restored" if state == "restore" else "finished")
     assert sum(world.endpoint.traffic().values()) == 100
 
@@ -472,12 +502,18 @@ def test_rollout_that_nobody_drives_is_taken_over_with_a_wish(world: World, wish
     assert record is not None and record.state == end
 
 
-def test_superseding_rollout_that_is_paused_does_not_begin_another(world: World) -> None:
-    wishing(world, "shift", "pause")
-    roll_out(world.context(), plan(), target(2), kind="rollback")
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("kind", ["rollout", "rollback"])
+def test_rollout_that_a_person_has_paused_is_left_to_people(world: World, version: int, kind: str) -> None:
     wishing(world, "bake", "pause")
-    record = roll_out(world.context(), plan(), target(3))
-    assert (record.target.version, record.waiting) == (2, "paused")
+    paused = roll_out(world.context(), plan(), target(2), kind=kind)
+    calls = len(world.endpoint.calls)
+    record = roll_out(world.context(), plan(), target(version))
+    assert record == paused and record == world.record().model_copy(update={"number": record.number})
+    assert len(world.endpoint.calls) == calls and world.said("resume") == []
+    said = r"version 2 is paused at 10 % by Ada since 1970-01-01 00:16:\d\d UTC: .* resume cost-dev, promote cost-dev --now or abort"
+    with pytest.raises(RolloutWaits, match=said):
+        outcome(record)
 
 
 # ---- faults ------------------------------------------------------------------------------------------------------------------------------
@@ -537,6 +573,32 @@ def test_abort_of_a_rollout_that_is_ending_finishes_it(world: World) -> None:
         roll_out(world.context(finished=down), plan(), target(2))
     record = go_on(world.context(), "abort", "Ada")
     assert record is not None and record.state == "finished" and world.endpoint.traffic() == {"green": 100}
+
+
+@pytest.mark.parametrize(("wish", "end"), [("abort", "restored"), ("pause", "bake"), ("promote", "finished")])
+@pytest.mark.parametrize("first", [True, False], ids=["first deployment", "another one"])
+def test_wish_in_the_last_look_is_obeyed_before_the_old_deployment_goes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wish: Wish, end: str, first: bool
+) -> None:
+    """Somebody asks when the decision to finish is made, but not yet written down."""
+    world = World(folder, serving=0 if first else 1)
+    last = "shift" if first else "bake"
+    real, asked = STATES[last], []
+
+    def work(context: Context, record: Record) -> Record:
+        moved = real(context, record)
+        if moved.state == "finish" and not asked:
+            asked.append(RolloutStore(world.folder, world.clock.wall).ask(record.endpoint, wish, "Ada"))
+        return moved
+
+    monkeypatch.setitem(STATES, last, work)
+    record = roll_out(world.context(), plan(), target(2))
+    assert len(asked) == 1 and record.state == (end.replace("bake", last))
+    assert world.said(wish)[-1 if wish == "abort" else 0].endswith(("by Ada", "without further bakes"))
+    if wish == "abort":
+        assert world.endpoint.versions() == ({} if first else {"blue": 1})
+    elif wish == "pause":
+        assert record.waiting == "paused" and ("blue" in world.endpoint.versions())
 
 
 def test_fault_on_the_way_back_is_raised_and_the_next_command_goes_on(world: World) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from pathlib import Path
 
+import pexpect
 import pytest
 
-from brookside_mlops.rollout_interrupt import ask_terminal, asking
+from brookside_mlops.rollout import Record
+from brookside_mlops.rollout_interrupt import QUESTION, ask_terminal, asking
 from brookside_mlops.rollout_store import RolloutStore
 from brookside_mlops.runs import Run
+from brookside_mlops.terminal import draw, still
+from tests.rollouts import plan, target
 
 
 def press() -> None:
@@ -54,3 +60,65 @@ def test_nobody_at_the_terminal_means_abort(monkeypatch: pytest.MonkeyPatch) -> 
     with open(os.devnull) as nobody:
         monkeypatch.setattr("sys.stdin", nobody)
         assert ask_terminal() == "abort"
+
+
+AT_A_TERMINAL = """
+import sys, threading
+from pathlib import Path
+from brookside_mlops.pipeline import Event
+from brookside_mlops.reporting import Reporter
+from brookside_mlops.rollout_interrupt import asking
+from brookside_mlops.rollout_store import RolloutStore
+from brookside_mlops.rollout_watch import watch_rollout
+from brookside_mlops.runs import Run
+
+run, looked = Run(Path(sys.argv[1])), threading.Event()
+store = RolloutStore(run.settings.state)
+reporter = Reporter()
+reporter(Event("begin", run, "deploy"))
+watch = lambda: watch_rollout(run.settings.state, "viability-dev", lambda seconds: looked.wait(0.001))
+threading.Thread(target=watch, daemon=True).start()
+with asking(lambda: run):
+    print("READY", flush=True)
+    while not (row := store.last("viability-dev")).wish:
+        pass
+reporter.stop()
+sys.__stdout__.write(f"WISH {row.wish}\\n")
+"""
+
+
+def test_question_keeps_its_letters_and_nothing_is_drawn_over_it(project: Path) -> None:
+    run = Run.create(project, "dev", "viability")
+    record = Record(
+        endpoint="viability-dev", plan=plan(), target=target(2), new="green", old="blue", before={"blue": 100}
+    )
+    RolloutStore(run.settings.state).begin("viability-dev", record.model_dump_json())
+    root = str(Path(__file__).resolve().parent.parent)
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", AT_A_TERMINAL, str(run.folder)],
+        env=os.environ | {"PYTHONPATH": root, "TERM": "xterm"},
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(40, 140),
+    )
+    child.expect("READY")
+    child.expect("green 10 %")
+    child.sendintr()
+    child.expect_exact(QUESTION.strip())
+    assert child.expect([r"[^ ]", pexpect.TIMEOUT], timeout=1) == 1, child.before
+    child.sendline("p")
+    child.expect("WISH pause")
+    child.expect(pexpect.EOF)
+    child.close()
+
+
+def test_what_is_drawn_waits_for_the_answer() -> None:
+    drawn: list[str] = []
+    with still():
+        other = threading.Thread(target=draw, args=(lambda: drawn.append("a table"),))
+        other.start()
+        other.join(0.2)
+        assert drawn == []
+    other.join()
+    assert drawn == ["a table"]

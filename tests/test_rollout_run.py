@@ -13,6 +13,7 @@ import pytest
 from brookside_mlops.audit import audit_log
 from brookside_mlops.costs import Amounts
 from brookside_mlops.endpoints.local import EndpointError
+from brookside_mlops.endpoints.protocol import Counts
 from brookside_mlops.endpoints.request_log import read_counts
 from brookside_mlops.errors import ApprovalNeeded, InputError, RolloutWaits
 from brookside_mlops.registry import serving_version
@@ -98,8 +99,22 @@ def test_no_row_is_replayed_where_that_is_not_asked_for(registered: Registered) 
     deploy_run(registered.run(1))
     with pytest.raises(RolloutWaits, match="held at 50 %: 0 canary requests are too few"):
         deploy_run(registered.run(2))
-    with replaying(registered.run(2), 0) as sent:
-        assert sent() == 0
+    with replaying(registered.run(2), 0) as replay:
+        assert replay.sent() == 0
+
+
+def test_replay_begins_when_the_smoke_test_is_over(registered: Registered) -> None:
+    deploy_run(registered.run(1))
+    sent: dict[str, int] = {}
+
+    def listen(record: Record) -> None:
+        log = registered.endpoint.state.requests
+        registered.endpoint._reload()  # it writes the log
+        sent.setdefault(record.state, read_counts(log, 0, (1, 1, 1))[0].get("blue", Counts()).requests)
+
+    record, replayed = deploy_run(registered.run(2), listen)
+    assert record is not None and replayed > 0
+    assert sent["create"] == sent["smoke"] == 0 and sent["finish"] > 0
 
 
 def test_plan_is_shown_and_changes_nothing(registered: Registered) -> None:
@@ -169,7 +184,7 @@ def test_process_that_goes_on_alone_says_where_nothing_is_open(
 
 def test_command_starts_a_killed_server_and_goes_on(registered: Registered) -> None:
     deploy_run(registered.run(1))
-    with pytest.raises(RolloutWaits, match="paused at 50 %"):
+    with pytest.raises(RolloutWaits, match="is paused at 50 %"):
         deploy_run(registered.run(2), asking(registered, "bake", "pause"))  # type: ignore[arg-type]
     os.kill(registered.endpoint.state.server()[0], signal.SIGKILL)
     until(lambda: registered.endpoint.health() is None)

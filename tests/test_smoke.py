@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from brookside_mlops.bundle import Bundle, BundleInfo
 from brookside_mlops.cli import app
 from brookside_mlops.endpoints.local import LocalEndpoint
+from brookside_mlops.endpoints.protocol import Answer
 from brookside_mlops.errors import InputError
 from brookside_mlops.golden import GOLDEN, golden_of, golden_rows, signature_of_table
 from brookside_mlops.load import Category, Outcome, Summary, summarise
@@ -35,7 +37,7 @@ from brookside_mlops.service_level import (
     step_of,
 )
 from brookside_mlops.settings import ENVIRONMENTS, read_settings
-from brookside_mlops.smoke import NO_ANSWER, ask_all, format_fault, questions
+from brookside_mlops.smoke import NO_ANSWER, TRIES, ask, ask_all, format_fault, questions
 from brookside_mlops.stages.smoke_test import (
     RESULTS,
     Plan,
@@ -324,6 +326,69 @@ def test_other_refusals_than_ours_are_a_warning(trained: Trained) -> None:
     assert checks.pop("a missing column is refused") == checks.pop("what is not JSON is refused") == "warning"
     assert checks.pop("a wrong key is refused") == "fail"  # this server takes any key
     assert set(checks.values()) == {"pass"}
+
+
+@dataclass
+class Busy:
+    """An endpoint that is too busy for the first requests to a deployment, and says when to come back."""
+
+    bundle: Bundle
+    refuses: int
+    status: int = 429
+    retry_after: float | None = 0.0
+    asked: int = 0
+
+    def score(self, body: bytes, deployment: str = "", key: str | None = None) -> Answer:
+        self.asked += 1
+        content: Any = {"error": {"code": "too_many_requests"}}
+        if self.asked <= self.refuses:
+            return Answer(
+                status=self.status, content=content, deployment="", seconds=0, retry_after=self.retry_after
+            )
+        content = self.bundle.predict(parse_payload(body, self.bundle.info.columns))
+        return Answer(status=200, content=content, deployment=deployment, seconds=0)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("refuses", "verdict", "asked"), [(TRIES - 1, "pass", TRIES), (99, "fail", TRIES)])
+def test_busy_endpoint_is_asked_again_a_few_times(
+    trained: Trained, status: int, refuses: int, verdict: str, asked: int
+) -> None:
+    bundle = opened(trained("cost"))
+    question = questions(bundle, bundle.example(trained("cost").folder / "bundle"))[0]
+    endpoint = Busy(bundle, refuses, status)
+    check = ask(endpoint, bundle, question, "green")
+    assert (check.verdict, endpoint.asked) == (verdict, asked)
+    if verdict == "fail":
+        assert check.measured_text() == f"{status} too_many_requests"
+
+
+def test_refusal_that_does_not_say_when_to_come_back_counts_at_once(trained: Trained) -> None:
+    bundle = opened(trained("cost"))
+    question = questions(bundle, bundle.example(trained("cost").folder / "bundle"))[0]
+    endpoint = Busy(bundle, 1, retry_after=None)
+    assert ask(endpoint, bundle, question, "green").verdict == "fail" and endpoint.asked == 1
+
+
+def test_answer_of_another_deployment_is_named_with_its_status(trained: Trained) -> None:
+    bundle = opened(trained("cost"))
+    question = questions(bundle, bundle.example(trained("cost").folder / "bundle"))[0]
+
+    class Elsewhere(Busy):
+        def score(self, body: bytes, deployment: str = "", key: str | None = None) -> Answer:
+            return super().score(body, "blue", key)
+
+    check = ask(Elsewhere(bundle, 0), bundle, question, "green")
+    assert (check.verdict, check.measured_text()) == ("fail", "200, the same answer, answered by blue")
+
+
+def test_time_to_come_back_is_read_from_the_answer(trained: Trained) -> None:
+    with serving(lambda number, body: http(429, b"{}", b"Retry-After: 7")) as server:
+        assert Target(server.url, "key").score(b"[]").retry_after == 7
+    with serving(
+        lambda number, body: http(429, b"{}", b"Retry-After: Fri, 31 Dec 1999 23:59:59 GMT")
+    ) as server:
+        assert Target(server.url, "key").score(b"[]").retry_after is None
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(5000, 600), (0.1, 1), (-1, 4), (50, -1)])

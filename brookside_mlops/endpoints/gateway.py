@@ -63,7 +63,8 @@ class Gateway:
     async def health(self, request: Request) -> Response:
         """Say whether the server lives and which deployments are ready."""
         states = {name: worker.state for name, worker in sorted(self.fleet.workers.items())}
-        return JSONResponse({"status": "live", "endpoint": self.state.name, "deployments": states})
+        here = {"endpoint": self.state.name, "place": self.state.place}
+        return JSONResponse({"status": "live", **here, "deployments": states})
 
     async def ready(self, request: Request) -> Response:
         """Say with 200 or 503 whether a request would find somebody."""
@@ -104,6 +105,16 @@ class Gateway:
         await asyncio.to_thread(self.log.flush)  # who reads the log now finds all that went by the old split
         return JSONResponse({"deployments": states, "traffic": self.fleet.rotation.weights})
 
+    async def unanswered(self, request: Request) -> Response:
+        """Write the log, and say for each deployment how long its oldest request without an answer has waited."""
+        own = b"Bearer " + self.state.read_keys()[2].encode()
+        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), own):
+            return JSONResponse({"error": {"code": "unauthorized"}}, 401)
+        waited = {name: worker.oldest() for name, worker in self.fleet.workers.items()}
+        await asyncio.sleep(0)  # who was answered just now puts that down
+        await asyncio.to_thread(self.log.flush)  # what was answered before is in the log now
+        return JSONResponse(waited)
+
     def _site(self) -> Starlette:
         @asynccontextmanager
         async def life(app: Any) -> Any:
@@ -130,6 +141,7 @@ class Gateway:
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.openapi),
             Route("/-/reload", self.command, methods=["POST"]),
+            Route("/-/unanswered", self.unanswered, methods=["POST"]),
             *self.page.routes(),
         ]
         return Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: refuse})

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import shlex
 import signal
@@ -29,6 +30,7 @@ from brookside_mlops.endpoints.protocol import (
     EndpointInfo,
     Limits,
     mirror_fault,
+    seconds_of,
     traffic_fault,
 )
 from .request_log import read_counts
@@ -74,7 +76,8 @@ class LocalEndpoint:
             content = self._http.get(f"http://127.0.0.1:{port}/health", timeout=5).json()
         except (httpx.HTTPError, ValueError):
             return None
-        return dict(content["deployments"]) if content.get("endpoint") == self.name else None
+        ours = isinstance(content, dict) and content.get("place") == self.state.place
+        return dict(content["deployments"]) if ours else None
 
     def start(self) -> None:
         """Make the endpoint if it is not there, and see that its server answers. Two that start it at once start one."""
@@ -206,6 +209,15 @@ class LocalEndpoint:
         found, last = read_counts(self.state.requests, int(cursor or 0), limits_ms)
         return found, str(last)
 
+    def unanswered(self, deployment: str) -> float:
+        """Return how long the oldest request without an answer of a deployment has waited (s); infinity where the server is gone."""
+        headers = {"Authorization": f"Bearer {self.state.read_keys()[2]}"}
+        try:
+            address = f"http://127.0.0.1:{self.state.server()[1]}/-/unanswered"
+            return float(self._http.post(address, headers=headers).json().get(deployment, 0.0))
+        except (httpx.HTTPError, ValueError, AttributeError, TypeError):
+            return math.inf  # what it had in hand is lost, and not counted anywhere
+
     def keys(self) -> tuple[str, str]:
         """Return the primary and the secondary key."""
         return self.state.read_keys()[:2]
@@ -237,6 +249,7 @@ class LocalEndpoint:
             content=content,
             deployment=answer.headers.get(PIN, ""),
             seconds=seconds,
+            retry_after=seconds_of(answer.headers.get("Retry-After", "")),
         )
 
     def show_uri(self) -> str:

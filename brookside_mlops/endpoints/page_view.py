@@ -280,6 +280,8 @@ def analysis_view(record: Record) -> AnalysisView | None:
         f"{record.new}'s error rate minus {record.old}'s is between {low} and {high} percentage points, "
         f"{inside} the margin of {margin}"
     )
+    if not known.canary.requests:
+        difference = f"No request to {record.new} is counted yet, so nothing is known of its error rate"
     highest = max(known.errors.highest, known.slow.highest)
     evidence = (
         f"Evidence that {record.new} is worse: {last.e_value:.3g} by its errors, {known.slow.e_value():.3g} by its latency; "

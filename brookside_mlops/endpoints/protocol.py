@@ -21,6 +21,7 @@ __all__ = [
     "Limits",
     "EndpointInfo",
     "Answer",
+    "seconds_of",
     "Counts",
     "Endpoint",
     "traffic_fault",
@@ -79,7 +80,10 @@ class EndpointInfo(BaseModel):
 
 
 class Answer(BaseModel):
-    """The answer to one request; `deployment` is who gave it, `seconds` from sending to the last byte."""
+    """The answer to one request; `deployment` is who gave it, `seconds` from sending to the last byte.
+
+    `retry_after` are the seconds after which a server that is busy asks to come back, None where it does not.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,6 +91,12 @@ class Answer(BaseModel):
     content: Any
     deployment: str
     seconds: float
+    retry_after: float | None = None
+
+
+def seconds_of(header: str) -> float | None:
+    """Return the seconds of a Retry-After header; None for none, and for a date."""
+    return float(header) if header.isdecimal() else None
 
 
 class Counts(BaseModel):
@@ -158,6 +168,12 @@ class Endpoint(Protocol):
 
     def counts(self, cursor: str, limits_ms: tuple[float, float, float]) -> tuple[dict[str, Counts], str]:
         """Return what each deployment did since `cursor` ('' is the beginning), and the cursor of now."""
+
+    def unanswered(self, deployment: str) -> float:
+        """Return how long the oldest request without an answer of a deployment has waited, in seconds; 0 where all are answered.
+
+        What was answered before is in the counts that are read after it.
+        """
 
     def keys(self) -> tuple[str, str]:
         """Return the primary and the secondary key."""

@@ -5,12 +5,14 @@
 # %% ../../nbs/parts/endpoint_state.ipynb #273ee1ea
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +59,11 @@ class EndpointState:
         self.log = self.folder / "server.log"
         self.requests = self.folder / "requests.db"
         self.samples = self.folder / "samples"
+
+    @property
+    def place(self) -> str:
+        """Return a mark of where this state lies; that of a copy elsewhere is another one."""
+        return sha256(os.fsencode(self.folder)).hexdigest()[:16]
 
     @property
     def exists(self) -> bool:

@@ -49,6 +49,7 @@ class Channel(asyncio.Protocol):
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.waiting: deque[asyncio.Future[Reply]] = deque()
+        self.came: deque[float] = deque()  # when each of them did
         self.since = 0.0  # when the worker began with the request in hand
         self.fault = "the worker ended"
         self.open = False
@@ -73,6 +74,7 @@ class Channel(asyncio.Protocol):
         if not self.waiting:
             self.since = self.clock()
         self.waiting.append(future)
+        self.came.append(self.clock())
 
     def data_received(self, data: bytes) -> None:
         """Take whole frames out of what has come."""
@@ -89,6 +91,7 @@ class Channel(asyncio.Protocol):
             body = bytes(self._buffer[start:end])
             del self._buffer[:end]
             future = self.waiting.popleft()
+            self.came.popleft()
             self.since = self.clock()
             if not future.done():
                 future.set_result(Reply(status, body, rows, total, squares, classes, lost))
@@ -98,10 +101,15 @@ class Channel(asyncio.Protocol):
         """Return how long the worker has been at the request in hand, in seconds."""
         return self.clock() - self.since if self.waiting else 0.0
 
+    def oldest(self) -> float:
+        """Return how long the oldest request without an answer has been here, in seconds; 0 where there is none."""
+        return self.clock() - self.came[0] if self.came else 0.0
+
     def close(self, fault: str, status: int = 503) -> None:
         """Give up the worker; who waits is told why, the first in the queue with `status`."""
         self.fault, self.open = fault, False
         self.transport.abort()
+        self.came.clear()
         while self.waiting:
             future = self.waiting.popleft()
             if not future.done():
@@ -206,6 +214,10 @@ class WorkerProcess:
     def ready(self) -> bool:
         """Say whether a request can be sent."""
         return self.life is not None and self.life.channel.open
+
+    def oldest(self) -> float:
+        """Return how long the oldest request without an answer has been here, in seconds; 0 where there is none."""
+        return self.life.channel.oldest() if self.life is not None else 0.0
 
     def ask(self, body: bytes, keep: bytes = b"") -> asyncio.Future[Reply]:
         """Send a request; the future raises WorkerDown where the worker cannot answer."""

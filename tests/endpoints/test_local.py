@@ -134,6 +134,28 @@ def test_no_request_fails_while_traffic_moves(endpoint: LocalEndpoint, tmp_path:
     assert statuses and set(statuses) == {200}
 
 
+def test_request_without_an_answer_is_known_until_it_is_in_the_counts(endpoint: LocalEndpoint) -> None:
+    (worker,) = children(endpoint.state.server()[0])
+    endpoint.score(BODY)
+    assert endpoint.unanswered("blue") == endpoint.unanswered("nobody") == 0
+    _, cursor = endpoint.counts("", (1e9, 1e9, 1e9))
+    os.kill(worker, signal.SIGSTOP)
+    caller = threading.Thread(target=LocalEndpoint(endpoint.state_folder, endpoint.name).score, args=(BODY,))
+    caller.start()
+    try:
+        eventually(True, lambda: endpoint.unanswered("blue") > 0)
+        first = endpoint.unanswered("blue")
+        eventually(True, lambda: endpoint.unanswered("blue") > first)
+        assert endpoint.counts(cursor, (1e9, 1e9, 1e9))[0] == {}
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    eventually(0.0, lambda: endpoint.unanswered("blue"))
+    assert endpoint.counts(cursor, (1e9, 1e9, 1e9))[0]["blue"].requests == 1
+    caller.join()
+    endpoint.stop()
+    assert endpoint.unanswered("blue") == float("inf")
+
+
 def test_damaged_bundle_is_refused_and_one_that_cannot_load_is_removed(
     endpoint: LocalEndpoint, tmp_path: Path
 ) -> None:

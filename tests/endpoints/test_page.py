@@ -103,6 +103,12 @@ def test_analysis_is_that_of_the_evidence(errors: int, said: str) -> None:
     assert page_view(NAME, [], Driven(found.model_copy(update={"old": ""}))).analysis is None
 
 
+def test_analysis_without_a_request_claims_nothing() -> None:
+    analysis = page_view(NAME, [], Driven(looked(Counts(), Counts(requests=900)))).analysis
+    assert analysis is not None and "margin" not in analysis.difference
+    assert analysis.difference.startswith("No request to green is counted yet")
+
+
 def test_events_are_told_in_words_newest_first() -> None:
     def row(number: int, details: dict[str, Any]) -> AuditRow:
         return AuditRow.model_validate(
