@@ -219,7 +219,7 @@ def deploy_command(
     as_json: JsonOption = False,
 ) -> None:
     """Roll the version of a run out to its endpoint (06_deploy)."""
-    found = chosen_run(run, environment, usecase)
+    found = chosen_run(run, environment, usecase, having="bundle/model.onnx")
     if plan:
         _show_plan(found, as_json)
         return

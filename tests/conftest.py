@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from brookside_mlops.runs import STAGES, Run
 from brookside_mlops.scratch import _advance
 from tests.registered import Registered, make
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # pytest runs in the background of a shell: what it starts would ignore Ctrl-C
+# Where pytest runs in the background of a shell, what it starts would ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # threads that wait sleep, as in the kernels of the stages
+# Threads that wait sleep, as in the kernels of the stages.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A busy machine is no fault of an example.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 UNTIL_REGISTER = STAGES[:5]
 
