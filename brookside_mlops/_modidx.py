@@ -1581,6 +1581,12 @@ d = {
                 "brookside_mlops/csv_files.py",
             ),
         },
+        "brookside_mlops.databases": {
+            "brookside_mlops.databases.write_ahead": (
+                "parts/databases.html#write_ahead",
+                "brookside_mlops/databases.py",
+            )
+        },
         "brookside_mlops.datasets": {
             "brookside_mlops.datasets.Batch": ("parts/datasets.html#batch", "brookside_mlops/datasets.py"),
             "brookside_mlops.datasets._fitted": (

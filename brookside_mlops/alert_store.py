@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .alert_rules import AlertAction, Metric
 from .alerts import AlertEvent, AlertState, Silence
+from .databases import write_ahead
 from .errors import MachineError
 
 # %% auto #0
@@ -77,7 +78,7 @@ class AlertStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
-                database.execute("pragma journal_mode = wal")
+                write_ahead(database)
                 if not database.execute("select 1 from sqlite_master where name = 'shown'").fetchone():
                     database.executescript(_TABLES)
                 database.execute("begin immediate")

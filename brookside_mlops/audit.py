@@ -30,6 +30,7 @@ from brookside_mlops.audit_chain import (
     to_row,
     verify_rows,
 )
+from .databases import write_ahead
 from .errors import InputError
 from .files import replacing, write_text
 
@@ -147,7 +148,7 @@ class AuditLog:
         for name in ("-wal", "-shm"):
             self.path.with_name(self.path.name + name).unlink(missing_ok=True)
         with replacing(self.path) as new, self._open(new, "rwc") as database:
-            database.execute("pragma journal_mode = wal")
+            write_ahead(database)
             database.executescript(_TABLE)
 
     def _write_head(self, head: Head) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from .databases import write_ahead
 from .errors import InputError, MachineError
 from .monitoring_config import monitoring_config
 from .rollout_store import Holder, process_born, this_holder
@@ -100,7 +101,7 @@ class DueStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
-                database.execute("pragma journal_mode = wal")
+                write_ahead(database)
                 database.execute("begin immediate")
                 with database:
                     database.execute(_TABLE)

@@ -81,7 +81,8 @@ def sampled_predictions(folder: Path, start: float, end: float) -> Any:
     for path in sorted(folder.glob("**/*.parquet")):
         if start <= _written(path) + 1 and _written(path) <= end + _LATER:
             names = [name for name in pq.read_schema(path).names if name.startswith("prediction.")]
-            table = pq.read_table(path, columns=["time", *names]).to_pandas()
+            table = pq.read_table(path, columns=["request.time", *names]).to_pandas()
+            table = table.rename(columns={"request.time": "time"})
             parts.append(table.assign(deployment=path.parent.name))
     if not parts:
         return pd.DataFrame({"time": pd.to_datetime([], utc=True), "deployment": []})

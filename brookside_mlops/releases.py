@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from .databases import write_ahead
+
 # %% auto #0
 __all__ = ["Release", "previous_release", "Releases"]
 
@@ -72,7 +74,7 @@ class Releases:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(self.path, timeout=30)
         try:
-            database.execute("pragma journal_mode = wal")
+            write_ahead(database)
             with database:
                 database.execute(_TABLE)
                 yield database

@@ -20,6 +20,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
+from .databases import write_ahead
 from .errors import BrooksideError, InputError, MachineError
 
 # %% auto #0
@@ -131,7 +132,7 @@ class RolloutStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
-                database.execute("pragma journal_mode = wal")
+                write_ahead(database)
                 if not database.execute("select 1 from sqlite_master where name = 'rollout'").fetchone():
                     database.executescript(_TABLE)
                 database.execute("begin immediate")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ..databases import write_ahead
 from .protocol import Counts
 
 # %% auto #0
@@ -79,7 +80,7 @@ class RequestLog:
     def start(self) -> None:
         """Make the table, forget what is too old, and begin to write."""
         with _open(self.path) as database:
-            database.execute("pragma journal_mode = wal")
+            write_ahead(database)
             database.executescript(_TABLE)
             database.execute("delete from request where time < ?", (time.time() - 86_400 * self.days,))
         self._thread.start()

@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from ..databases import write_ahead
 from .protocol import Deployment, Limits
 from ..errors import InputError
 from ..files import write_text
@@ -74,7 +75,7 @@ class EndpointState:
         """Make folder, database and keys where they are not there yet."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.change() as database:
-            database.execute("pragma journal_mode = wal")
+            write_ahead(database)
             database.executescript(_TABLES)
         if not self.key_file.exists():
             self._write_keys([_new_key() for _ in range(3)])
