@@ -6806,6 +6806,10 @@ d = {
                 "stages/validate.html#validateresult",
                 "brookside_mlops/stages/validate.py",
             ),
+            "brookside_mlops.stages.validate.completed": (
+                "stages/validate.html#completed",
+                "brookside_mlops/stages/validate.py",
+            ),
             "brookside_mlops.stages.validate.contract_for": (
                 "stages/validate.html#contract_for",
                 "brookside_mlops/stages/validate.py",

@@ -9,6 +9,7 @@ __all__ = [
     "ValidateResult",
     "rule_check",
     "report_checks",
+    "completed",
     "validate",
     "missing_picture",
     "range_picture",
@@ -17,6 +18,7 @@ __all__ = [
 # %% ../../nbs/stages/01_validate.ipynb #5947edc0
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import Field
 
 from ..contract_checks import RuleCount, TableReport, check_table
@@ -128,15 +130,31 @@ def report_checks(report: TableReport, inferred: bool, contract: Contract) -> li
     return checks + [rule_check(rule) for rule in broken]
 
 
+def completed(batch: pa.RecordBatch, contract: Contract) -> pa.RecordBatch | None:
+    """Return a batch with all columns of a contract, empty where one that is ignored is not there; None where another is missing."""
+    schema = contract.arrow_schema()
+    absent = {name for name in schema.names if name not in batch.schema.names}
+    if any(contract.columns[name].role != "ignore" for name in absent):
+        return None
+    columns = [
+        pa.nulls(len(batch), field.type) if field.name in absent else batch.column(field.name)
+        for field in schema
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
 def validate(run: Run, *, data: str = "", rows: int = 20_000) -> ValidateResult:
     """Check the table of a run against its contract and write it as data.parquet in the contract's types."""
     table = source_table(run, data, rows)
     contract, inferred = contract_for(run, table)
     with parquet_writer(run.new("data.parquet"), contract.arrow_schema()) as write:
-        names = set(contract.columns)
-        report = check_table(
-            table, contract, lambda batch: write(batch) if set(batch.schema.names) == names else None
-        )
+
+        def keep(batch: pa.RecordBatch) -> None:
+            whole = completed(batch, contract)
+            if whole is not None:
+                write(whole)
+
+        report = check_table(table, contract, keep)
     write_contract(run.new("contract.yaml"), contract)
     digest = sha256(table)
     with run.change() as record:
