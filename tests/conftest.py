@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+import tests.drivers  # noqa: F401  # says what is preloaded
 from brookside_mlops.runs import STAGES, Run
 from brookside_mlops.scratch import _advance
 from tests.registered import Registered, make
@@ -24,6 +27,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A busy machine is no fault of an example.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+# The server that forks the processes of `tests.drivers` imports `tests` from the folder it begins in; a test may have left that of
+# the repository by then, and site-packages has another `tests`.
+with contextlib.chdir(Path(__file__).resolve().parent.parent):
+    forkserver.ensure_running()  # with what drivers.py preloads
 
 UNTIL_REGISTER = STAGES[:5]
 

@@ -76,7 +76,9 @@ def test_weekly_look_notes_what_it_found_and_holds_back_a_retraining_on_too_few_
     pq.write_table(table, project / "fresh.parquet")
     again = Run.create(project, "dev", "viability")
     result = validate(again, data="fresh.parquet")
-    assert [one.name for one in result.checks if one.verdict == "fail"] == ["rows"]  # the contract asks for 500
+    assert [one.name for one in result.checks if one.verdict == "fail"] == [
+        "rows"
+    ]  # the contract asks for 500
     kept = pd.read_parquet(again.folder / "data.parquet")
     assert len(kept) == 300 and kept["cost"].isna().all() and set(kept["viable"]) == {"yes", "no"}
 
