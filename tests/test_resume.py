@@ -93,7 +93,7 @@ def test_retrained_model_has_to_be_evaluated_before_it_is_deployed(copied: Path)
     run = only_run(copied)
     run_stage(run, "train", {"trees": 3}, Log())
     states = {stage: one.state for stage, one in run.record.stages.items()}
-    assert states["train"] == "done" and states["drift"] == "done"
+    assert states["train"] == "done" and states["validate"] == "done"
     assert {states[stage] for stage in ("evaluate", "register", "deploy", "smoke_test")} == {"pending"}
     for stage in ("register", "deploy"):
         with pytest.raises(InputError, match=r"evaluate is pending \(train has made something else since"):
