@@ -94,7 +94,9 @@ def test_retrained_model_has_to_be_evaluated_before_it_is_deployed(copied: Path)
     run_stage(run, "train", {"trees": 3}, Log())
     states = {stage: one.state for stage, one in run.record.stages.items()}
     assert states["train"] == "done" and states["validate"] == "done"
-    assert {states[stage] for stage in ("evaluate", "register", "deploy", "smoke_test")} == {"pending"}
+    assert {states[stage] for stage in ("evaluate", "register", "deploy", "smoke_test", "drift")} == {
+        "pending"
+    }
     for stage in ("register", "deploy"):
         with pytest.raises(InputError, match=r"evaluate is pending \(train has made something else since"):
             run_stage(run, stage, {}, Log())
