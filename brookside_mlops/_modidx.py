@@ -5858,6 +5858,14 @@ d = {
                 "parts/rollout_store.html#rolloutstore._change",
                 "brookside_mlops/rollout_store.py",
             ),
+            "brookside_mlops.rollout_store.RolloutStore._look": (
+                "parts/rollout_store.html#rolloutstore._look",
+                "brookside_mlops/rollout_store.py",
+            ),
+            "brookside_mlops.rollout_store.RolloutStore._transaction": (
+                "parts/rollout_store.html#rolloutstore._transaction",
+                "brookside_mlops/rollout_store.py",
+            ),
             "brookside_mlops.rollout_store.RolloutStore.ask": (
                 "parts/rollout_store.html#rolloutstore.ask",
                 "brookside_mlops/rollout_store.py",

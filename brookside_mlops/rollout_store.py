@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -127,15 +127,15 @@ class RolloutStore:
         self.token = secrets.token_hex(8)
 
     @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        """Yield the database in one write transaction. MachineError for what SQLite cannot do, as on a full disk."""
+    def _transaction(self, kind: Literal["deferred", "immediate"]) -> Iterator[sqlite3.Connection]:
+        """Yield the database in one transaction. MachineError for what SQLite cannot do, as on a full disk."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as database:
                 write_ahead(database)
                 if not database.execute("select 1 from sqlite_master where name = 'rollout'").fetchone():
                     database.executescript(_TABLE)
-                database.execute("begin immediate")
+                database.execute(f"begin {kind}")
                 with database:
                     yield database
         except (sqlite3.Error, OSError) as error:
@@ -143,11 +143,19 @@ class RolloutStore:
                 f"{self.path}: {error}: a file that can be written, on a disk with room, would be right"
             ) from None
 
+    def _change(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Yield the database for a change; others that would change it wait."""
+        return self._transaction("immediate")
+
+    def _look(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Yield the database for a look, which nobody waits for: an interrupt may come in the middle of one."""
+        return self._transaction("deferred")
+
     def last(self, endpoint: str) -> Row | None:
         """Return the newest rollout of an endpoint, None where there was none."""
         if not self.path.exists():
             return None
-        with self._change() as database:
+        with self._look() as database:
             return _row(
                 database.execute(
                     f"{_SELECT} where endpoint = ? order by id desc limit 1", (endpoint,)
@@ -158,7 +166,7 @@ class RolloutStore:
         """Return all rollouts of an endpoint, the oldest first."""
         if not self.path.exists():
             return []
-        with self._change() as database:
+        with self._look() as database:
             found = database.execute(f"{_SELECT} where endpoint = ? order by id", (endpoint,)).fetchall()
         return [row for row in map(_row, found) if row is not None]
 
@@ -254,7 +262,7 @@ class RolloutStore:
 
     def kept(self, endpoint: str) -> dict[str, float]:
         """Return the kept deployments of an endpoint, with the time (seconds since 1970) until when."""
-        with self._change() as database:
+        with self._look() as database:
             return dict(
                 database.execute(
                     "select deployment, until from kept where endpoint = ?", (endpoint,)

@@ -404,3 +404,18 @@ def test_state_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
     with pytest.raises(MachineError, match="state"):
         RolloutStore(tmp_path / "state").begin(NAME, "{}")
+
+
+def test_look_neither_waits_for_a_change_nor_holds_one_up(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    number = store.begin(NAME, "{}")
+    with closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        row = store.last(NAME)
+        assert row is not None and row.id == number
+        assert [one.id for one in store.rows(NAME)] == [number] and store.kept(NAME) == {}
+        other.execute("rollback")
+        with store._look() as looked:
+            assert looked.execute("select count(*) from rollout").fetchone() == (1,)
+            other.execute("begin immediate")
+            other.execute("rollback")

@@ -111,7 +111,7 @@ def test_edges_of_a_long_table_come_from_a_sample_and_counts_from_all_rows(
         assert (one.rows, one.missing, one.infinite, one.low, one.high, one.levels, one.many) == (
             (exact.rows, exact.missing, exact.infinite, exact.low, exact.high, exact.levels, exact.many)
         )
-        assert sum(one.counts) == (one.rows - one.missing if one.counts else 0)
+        assert sum(one.counts) == (one.rows - one.missing if len(one.counts) else 0)
     edges = np.array(found.features["Amount"].edges)
     assert 1_500 < len(edges) < 2_500
     shares = np.searchsorted(values, edges, side="right") / len(values)
