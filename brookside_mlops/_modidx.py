@@ -681,6 +681,20 @@ d = {
                 "brookside_mlops/cli_data.py",
             ),
         },
+        "brookside_mlops.cli_docs": {
+            "brookside_mlops.cli_docs.docs_command": (
+                "parts/cli_docs.html#docs_command",
+                "brookside_mlops/cli_docs.py",
+            ),
+            "brookside_mlops.cli_docs.find_quarto": (
+                "parts/cli_docs.html#find_quarto",
+                "brookside_mlops/cli_docs.py",
+            ),
+            "brookside_mlops.cli_docs.quarto_version": (
+                "parts/cli_docs.html#quarto_version",
+                "brookside_mlops/cli_docs.py",
+            ),
+        },
         "brookside_mlops.cli_endpoint": {
             "brookside_mlops.cli_endpoint.endpoint_list": (
                 "parts/cli_endpoint.html#endpoint_list",
@@ -3465,6 +3479,20 @@ d = {
                 "parts/golden.html#signature_of_table",
                 "brookside_mlops/golden.py",
             ),
+        },
+        "brookside_mlops.guide": {
+            "brookside_mlops.guide.Markdown": ("parts/guide.html#markdown", "brookside_mlops/guide.py"),
+            "brookside_mlops.guide.Markdown._repr_markdown_": (
+                "parts/guide.html#markdown._repr_markdown_",
+                "brookside_mlops/guide.py",
+            ),
+            "brookside_mlops.guide.diagram": ("parts/guide.html#diagram", "brookside_mlops/guide.py"),
+            "brookside_mlops.guide.environments": (
+                "parts/guide.html#environments",
+                "brookside_mlops/guide.py",
+            ),
+            "brookside_mlops.guide.percent": ("parts/guide.html#percent", "brookside_mlops/guide.py"),
+            "brookside_mlops.guide.table": ("parts/guide.html#table", "brookside_mlops/guide.py"),
         },
         "brookside_mlops.holds": {
             "brookside_mlops.holds._lock": ("parts/holds.html#_lock", "brookside_mlops/holds.py"),
