@@ -47,7 +47,7 @@ def diagram(text: str) -> Markdown:
 
 # %% ../nbs/parts/guide.ipynb #df4d2d0c
 def environments(project: Path | None = None, usecase: str = "viability") -> list[Environment]:
-    """Return the settings of dev, staging and prod; without a project those that come with the package. Raises InputError for wrong settings."""
+    """Return the settings of dev, staging and prod. Raises InputError for wrong ones."""
     return [read_settings(project or Path("."), name, usecase)[0] for name in ENVIRONMENTS]
 
 

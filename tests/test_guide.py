@@ -109,10 +109,16 @@ def test_commands_are_taken_by_the_command_line(path: Path) -> None:
 
 
 def test_commands_that_there_are_not_are_found() -> None:
-    for wrong in ("brookside-mlops trian", "brookside-mlops run --colour red", "brookside-mlops costs what-of"):
+    for wrong in (
+        "brookside-mlops trian",
+        "brookside-mlops run --colour red",
+        "brookside-mlops costs what-of",
+    ):
         with pytest.raises(TyperException):
             parse(wrong)
-    assert commands_in("`brookside-mlops run` and ```\n```sh\ncd x && brookside-mlops runs list # all\n```") == [
+    assert commands_in(
+        "`brookside-mlops run` and ```\n```sh\ncd x && brookside-mlops runs list # all\n```"
+    ) == [
         "brookside-mlops runs list",
         "brookside-mlops run",
     ]
@@ -170,14 +176,16 @@ def test_notebook_passes_the_filter_of_the_site(path: Path, monkeypatch: pytest.
 
     monkeypatch.chdir(path.parent)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", message="Found cells")
         shown = json.loads(nbdev_filter(path.read_text(encoding="utf-8"), printit=False))
     sources = ["".join(cell["source"]) for cell in shown["cells"]]
     assert sources[0].startswith("---\ntitle:")
     assert not any(re.search(r"^# ?\| ?(export|hide)", one, re.M) for one in sources)
 
 
-@pytest.mark.skipif(shutil.which("quarto") is None, reason="Quarto is not on this machine: pip install quarto-cli")
+@pytest.mark.skipif(
+    shutil.which("quarto") is None, reason="Quarto is not on this machine: pip install quarto-cli"
+)
 def test_site_is_rendered_and_walked(tmp_path: Path) -> None:
     subprocess.run(["quarto", "render", "--output-dir", tmp_path], cwd=ROOT, check=True)
     pages = sorted(tmp_path.rglob("*.html"))
