@@ -2475,6 +2475,10 @@ d = {
                 "parts/protocol.html#seconds_of",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.state_text": (
+                "parts/protocol.html#state_text",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.traffic_fault": (
                 "parts/protocol.html#traffic_fault",
                 "brookside_mlops/endpoints/protocol.py",
@@ -3779,6 +3783,7 @@ d = {
                 "parts/kinds.html#_float_to_text",
                 "brookside_mlops/kinds.py",
             ),
+            "brookside_mlops.kinds._infinities": ("parts/kinds.html#_infinities", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds._matches": ("parts/kinds.html#_matches", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds._parse": ("parts/kinds.html#_parse", "brookside_mlops/kinds.py"),
             "brookside_mlops.kinds._text_to_boolean": (
@@ -5584,6 +5589,10 @@ d = {
             ),
             "brookside_mlops.retraining_run.main": (
                 "parts/retraining_run.html#main",
+                "brookside_mlops/retraining_run.py",
+            ),
+            "brookside_mlops.retraining_run.refuse_columns": (
+                "parts/retraining_run.html#refuse_columns",
                 "brookside_mlops/retraining_run.py",
             ),
             "brookside_mlops.retraining_run.retrain": (

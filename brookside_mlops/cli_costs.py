@@ -166,7 +166,7 @@ def what_if_command(
     from brookside_mlops.settings import read_prices
 
     if not 0 <= instances <= 1000:
-        raise InputError(f"--instances {instances}: 1 to 1000 would be right")
+        raise InputError(f"--instances {instances}: 1 to 1000 would be right, or 0 for as many as now")
     daily = _amount(batch_hours, "--batch-hours")
     if daily is not None and not 0 < daily <= 24:
         raise InputError(

@@ -80,6 +80,8 @@ def tell(words: str, value: dict[str, Any], as_json: bool) -> None:
 @endpoint_app.command("list")
 def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Show the endpoints of this project."""
+    from brookside_mlops.endpoints.protocol import state_text
+
     found, strange = found_endpoints(state_folders_of(state_folder))
     for line in strange:
         typer.secho(line, err=True, fg="yellow")
@@ -90,9 +92,7 @@ def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = None)
         return
     for one in found:
         traffic = ", ".join(f"{name} {weight} %" for name, weight in one.traffic.items()) or "no deployment"
-        typer.echo(
-            f"{one.name:24} {'running' if one.running else 'stopped':8} {one.scoring_uri:36} {traffic}"
-        )
+        typer.echo(f"{one.name:24} {state_text(one.running, one.down):8} {one.scoring_uri:36} {traffic}")
     if not found:
         typer.echo("no endpoint yet: brookside-mlops run --environment dev makes one")
 
@@ -101,6 +101,7 @@ def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = None)
 def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
     """Show an endpoint: address, traffic, deployments."""
     from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.protocol import state_text
 
     endpoint = LocalEndpoint(state_of(state_folder, name), name)
     found = endpoint.show()
@@ -110,7 +111,7 @@ def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOpt
         show_json(found.model_dump(mode="json"))
         return
     typer.echo(
-        f"{found.name}  {found.scoring_uri}  {'running' if found.running else 'stopped'}  keys: {found.key_file}"
+        f"{found.name}  {found.scoring_uri}  {state_text(found.running, found.down)}  keys: {found.key_file}"
     )
     for one in found.deployments:
         typer.echo(

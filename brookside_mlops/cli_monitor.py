@@ -26,6 +26,7 @@ __all__ = ["report_lines", "watch", "silence", "monitor_command"]
 def report_lines(report: MonitorReport) -> list[str]:
     """Return a report as lines of text."""
     from brookside_mlops.alerts import clock_text, metric_text
+    from brookside_mlops.endpoints.protocol import state_text
 
     hour = report.hour
     if hour.requests is None:
@@ -38,7 +39,7 @@ def report_lines(report: MonitorReport) -> list[str]:
             for name in ("error_rate", "availability", "p50_ms", "p95_ms", "p99_ms")
         )
     lines = [
-        f"{report.endpoint}  {'running' if report.running else 'stopped'}  {clock_text(report.at)}",
+        f"{report.endpoint}  {state_text(report.running, report.down)}  {clock_text(report.at)}",
         f"  {said}",
     ]
     for one in report.alerts:

@@ -31,6 +31,7 @@ def retrain_command(
     """Train a use case anew in the background; the model takes over only if it passes gates and comparison."""
     from datetime import UTC, datetime
 
+    from brookside_mlops.audit import os_user
     from brookside_mlops.parameters import assignments
     from brookside_mlops.reporting import show_json
     from brookside_mlops.retraining import Facts
@@ -40,15 +41,13 @@ def retrain_command(
     if data is None:
         _show(project, environment, usecase, as_json)
         return
-    facts = Facts(datetime.now(UTC), asked=reason)
+    facts = Facts(datetime.now(UTC), asked=reason or f"no reason given ({os_user()})")
     decision, run = retrain(project, (environment, usecase), data, facts, assignments(parameters or []))
     if decision.held_by:
         raise Waits(f"no retraining of {usecase} in {environment} now: {decision.held_by}")
     if as_json:
         show_json({"run": run.id if run else "", "cause": decision.cause, "trigger": decision.trigger or ""})
-    elif run is None:
-        typer.echo(f"nothing asks for a retraining of {usecase} in {environment}; --reason asks for one")
-    else:
+    elif run is not None:
         typer.echo(f"began run {run.id}: {decision.cause}\nlog         {run.folder / 'retraining.log'}")
 
 

@@ -164,26 +164,28 @@ def schema_of(path: str | Path) -> pa.Schema:
 
 
 # %% ../nbs/parts/datasets.ipynb #88ec22f9
-def read_batches(path: str | Path, schema: pa.Schema | None = None) -> Iterator[Batch]:
+def read_batches(
+    path: str | Path, schema: pa.Schema | None = None, infinite: bool = False
+) -> Iterator[Batch]:
     """Yield a table in the columns and types of a schema, by default those of `schema_of`.
 
     Types are float64, int64, bool, timestamp[us] and string. InputError names the row and the column of a value
-    that does not fit.
+    that does not fit; an infinity does only where `infinite` says so.
     """
     path = table_path(path)
     schema = schema or schema_of(path)
     for batch in stored_batches(path, schema.names):
-        arrays = [_fitted(path, batch, field) for field in schema]
+        arrays = [_fitted(path, batch, field, infinite) for field in schema]
         yield Batch(pa.record_batch(arrays, schema=schema), batch.first_row)
 
 
-def _fitted(path: Path, batch: Batch, field: pa.Field) -> pa.Array:
+def _fitted(path: Path, batch: Batch, field: pa.Field, infinite: bool) -> pa.Array:
     """Return a column in the type of a field; InputError for the first value that does not fit it."""
     if field.type not in _KIND_OF_TYPE:
         allowed = ", ".join(map(str, _KIND_OF_TYPE))
         raise InputError(f"schema: {field.name!r} is {field.type}; allowed are {allowed}.")
     kind = _KIND_OF_TYPE[field.type]
-    values, misfits = convert(batch.rows[field.name], kind)
+    values, misfits = convert(batch.rows[field.name], kind, infinite)
     if len(misfits):
         value, row = batch.rows[field.name][int(misfits[0])].as_py(), batch.first_row + int(misfits[0])
         raise InputError(f"{path}, column {field.name!r}: row {row:,} is {value!r}, not {WRITTEN_AS[kind]}.")

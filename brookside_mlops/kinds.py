@@ -133,6 +133,13 @@ def _text_to_number(text: pa.Array) -> pa.Array:
     return _finite(_parse(text, _NUMBER, pa.float64()))
 
 
+def _infinities(text: pa.Array) -> pa.Array:
+    """Return the text that is an infinity as one, null elsewhere."""
+    written = pc.match_substring_regex(text, _INFINITE, ignore_case=True)
+    words = pc.if_else(written, pc.utf8_lower(pc.utf8_trim_whitespace(text)), pa.scalar(None, text.type))
+    return pc.cast(pc.utf8_ltrim(words, "+"), pa.float64())
+
+
 def _text_to_integer(text: pa.Array) -> pa.Array:
     exact = _parse(text, _WHOLE, pa.int64())
     return pc.coalesce(exact, _whole(_text_to_number(text)))
@@ -184,10 +191,10 @@ def _typed_to(values: pa.Array, kind: Kind) -> pa.Array:
     return pc.cast(values, to) if not pa.types.is_floating(stored) else _whole(numbers)
 
 
-def convert(values: pa.Array, kind: Kind) -> tuple[pa.Array, np.ndarray]:
+def convert(values: pa.Array, kind: Kind, infinite: bool = False) -> tuple[pa.Array, np.ndarray]:
     """Return an array of a plain type as a kind, and the positions of the values that do not fit.
 
-    A value that does not fit is null in the result. Infinities do not fit a number.
+    A value that does not fit is null in the result. Infinities fit a number only if they are asked for.
     """
     to = ARROW_TYPES[kind]
     if not pa.types.is_string(values.type):
@@ -201,6 +208,13 @@ def convert(values: pa.Array, kind: Kind) -> tuple[pa.Array, np.ndarray]:
             converted = _FROM_TEXT[kind](values)
     if converted.null_count == values.null_count:
         return converted, np.empty(0, dtype=np.int64)
+    if infinite and kind == "number":
+        known = (
+            _infinities(values)
+            if pa.types.is_string(values.type)
+            else pc.cast(values, pa.float64(), safe=False)
+        )
+        converted = pc.coalesce(converted, known)
     misfits = pc.and_(pc.is_null(converted), pc.is_valid(values))
     return converted, np.flatnonzero(misfits.to_numpy(zero_copy_only=False))
 

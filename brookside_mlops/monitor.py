@@ -150,13 +150,17 @@ class AlertView(BaseModel):
 
 
 class MonitorReport(BaseModel):
-    """What a monitor saw at the moment `at`; `hour` are the numbers of the hour before, `history` its parts."""
+    """What a monitor saw at the moment `at`; `hour` are the numbers of the hour before, `history` its parts.
+
+    `down` is a server that is gone without having been stopped.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     endpoint: str
     at: float
     running: bool
+    down: bool = False
     hour: WindowMetrics
     history: list[WindowMetrics]
     versions: list[VersionMetrics] = Field(default_factory=list)
@@ -199,11 +203,13 @@ def report_of(
 ) -> MonitorReport:
     """Return the report of a moment; nothing is changed."""
     own = LocalEndpoint(state_folder, endpoint)
+    health = probe(own)
     rows = read_rows(own.state.requests, at - SHOWN, at)
     return MonitorReport(
         endpoint=endpoint,
         at=at,
-        running=own.health() is not None,
+        running=bool(health),
+        down=health == 0,
         hour=summarise(rows, at - SHOWN, at),
         history=windows(rows, at - SHOWN, at, PART),
         versions=by_version(rows, tenures_of(state_folder, endpoint)),

@@ -203,7 +203,9 @@ def as_parquet(path: str | Path) -> Iterator[Path]:
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_parquet(Path(folder) / "table.parquet", (batch.rows for batch in read_batches(path)))
+        write_parquet(
+            Path(folder) / "table.parquet", (batch.rows for batch in read_batches(path, infinite=True))
+        )
         yield Path(folder) / "table.parquet"
 
 

@@ -29,7 +29,8 @@ from .pipeline import LINE, run_line
 from .retraining import Facts, RetrainDecision, answer_request, decide_retraining, requests_of
 from .rollout_store import process_born
 from .runs import Run, find_run
-from .settings import read_settings
+from .settings import project_file, read_settings
+from .usecases import UseCase
 
 if TYPE_CHECKING:
     from brookside_mlops.due import Due
@@ -40,6 +41,7 @@ __all__ = [
     "Retraining",
     "last_retraining",
     "rows_of",
+    "refuse_columns",
     "retrain",
     "carry_through",
     "main",
@@ -113,6 +115,27 @@ def rows_of(table: Path) -> int:
     return len(read_table(path, columns_of(path)[:1]))
 
 
+def refuse_columns(project: Path, case: UseCase, table: Path) -> None:
+    """Raise InputError where a table lacks columns that the contract of a use case asks for."""
+    from brookside_mlops.contract_files import read_contract
+    from brookside_mlops.contracts import for_usecase
+    from brookside_mlops.datasets import columns_of
+
+    path = project_file(project, case.contract) if case.contract else None
+    if path is None or not path.exists():
+        return
+    contract = read_contract(path)
+    target = case.target if case.task != "clustering" or case.target in contract.columns else ""
+    asked = for_usecase(contract, target, case.features).columns
+    there = columns_of(table)
+    missing = [name for name, column in asked.items() if column.role != "ignore" and name not in there]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise InputError(
+            f"{table} has no {', '.join(missing[:5])}{more}: [usecase.{case.name}] learns from rows as {case.contract} has them"
+        )
+
+
 def _parameters(project: Path, data: Path, rule: str, more: Mapping[str, object]) -> dict[str, object]:
     """Return the parameters of a retraining run."""
     return {**more, "validate.data": str((project / data).resolve()), "evaluate.baseline_rule": rule}
@@ -131,9 +154,10 @@ def retrain(
     is looked up here. The run is None where none began. InputError for wrong settings or a table that cannot be read.
     """
     environment, usecase = case
-    settings, _ = read_settings(project, environment, usecase)
+    settings, learnt = read_settings(project, environment, usecase)
     profile = monitoring_config(project).profile(environment)
     rows = rows_of(project / data)
+    refuse_columns(project, learnt, project / data)
     with _alone(settings.state, usecase):
         last = _settled(project, settings.state, usecase)
         waiting = requests_of(settings.state, settings.endpoint_name(usecase))

@@ -323,7 +323,7 @@ class Run:
             said = "; ".join(
                 f"{c.name} {c.measured_text()}, required {c.required}" for c in result.failures()
             )
-            steps = " ".join(check.next_step for check in result.failures() if check.next_step)
+            steps = " ".join(dict.fromkeys(c.next_step for c in result.failures() if c.next_step))
             raise GateFailed(f"{result.stage}: {said}. {steps}".strip())
         return result
 

@@ -251,3 +251,16 @@ def test_true_ks_lies_within_the_stated_error(seed: int, shift: float) -> None:
     (exact_one,) = compare(few, profile(pd.DataFrame({"x": other}), like=few)).features
     assert exact_one.ks_error == 0
     assert exact_one.ks == pytest.approx(ks_2samp(one[:500], other, method="asymp").statistic)
+
+
+def test_infinities_are_read_from_csv_as_from_parquet(tmp_path: Path) -> None:
+    frame = mixed(400, 3)
+    frame["x"] = np.random.default_rng(3).normal(size=400)
+    frame.loc[:9, "x"], frame.loc[10:12, "x"] = np.inf, -np.inf
+    frame = frame[["x"]]
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    of_csv, of_parquet = profile_file(tmp_path / "a.csv"), profile_file(tmp_path / "a.parquet")
+    assert of_csv.features["x"].infinite == of_parquet.features["x"].infinite == 13
+    report = compare_tables(tmp_path / "a.csv", tmp_path / "a.parquet")
+    assert report.verdict == "pass" and not report.drifted()

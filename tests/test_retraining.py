@@ -145,15 +145,15 @@ def ended(project: Path, usecase: str = "viability") -> Retraining:
     return found
 
 
-def empty_table(project: Path) -> Path:
+def broken_table(project: Path) -> Path:
     """Write a table that breaks its contract."""
-    path = project / "broken.csv"
-    pd.DataFrame({"nothing": range(2_000)}).to_csv(path, index=False)
+    path = project / "broken.parquet"
+    portfolio(2_000).assign(viable="perhaps").to_parquet(path)
     return path
 
 
 def test_callers_at_the_same_moment_begin_one_run(project: Path, told: Site) -> None:
-    table, began = empty_table(project), []
+    table, began = broken_table(project), []
     gate = threading.Barrier(4)
 
     def call() -> None:
@@ -183,7 +183,7 @@ def test_killed_retraining_is_told_and_frees_the_use_case(project: Path, told: S
     assert last is not None and last.works
     os.killpg(last.pid, signal.SIGKILL)
     until(lambda: not last.works)
-    _, second = retrain(project, CASE, empty_table(project), Facts(NOW, asked="again"))
+    _, second = retrain(project, CASE, broken_table(project), Facts(NOW, asked="again"))
     assert second is not None
     until(lambda: bool(told.requests))
     assert told.requests[0].content["title"] == "viability in dev: retraining broke off"
@@ -194,7 +194,7 @@ def test_killed_retraining_is_told_and_frees_the_use_case(project: Path, told: S
 def test_alert_is_answered_once_and_the_next_one_waits_for_the_cool_down(project: Path, told: Site) -> None:
     (project / FILE).parent.mkdir(parents=True)
     (project / FILE).write_text("auto_retraining: {min_rows: 10}\n")
-    state, table = project / ".brookside", empty_table(project)
+    state, table = project / ".brookside", broken_table(project)
     assert retrain(project, CASE, table, Facts(NOW))[0].trigger is None
     wish = RetrainRequest(
         endpoint="viability-dev", rule="drift", reason="4 of 19 features", at=1.0, key="one"
@@ -211,7 +211,7 @@ def test_alert_is_answered_once_and_the_next_one_waits_for_the_cool_down(project
 
 
 def test_month_that_is_over_begins_a_retraining_once(project: Path, told: Site) -> None:
-    table = empty_table(project)
+    table = broken_table(project)
     job = retraining_job(project, {"viability": lambda: table, "cost": lambda: None}, lambda: NOW)
     (ran,) = run_due(project, "staging", NOW, {"retraining": job})
     assert ran.said.startswith("viability: began run ") and ran.said.endswith("cost: no new rows")
@@ -221,8 +221,12 @@ def test_month_that_is_over_begins_a_retraining_once(project: Path, told: Site) 
 
 
 def test_command_line_says_what_keeps_a_retraining_from_beginning(project: Path) -> None:
-    few = project / "few.csv"
-    pd.DataFrame({"a": range(10)}).to_csv(few, index=False)
+    few = project / "few.parquet"
+    portfolio(2_000).head(10).to_parquet(few)
+    strange = project / "strange.csv"
+    pd.DataFrame({"a": range(2_000)}).to_csv(strange, index=False)
+    refused = brookside("retrain", "--data", str(strange), cwd=project)
+    assert refused.returncode == 2 and "strange.csv has no idea_id, submitted_at" in refused.stderr
     done = brookside("retrain", "--data", str(few), "--reason", "new prices", cwd=project)
     assert done.returncode == 3 and "10 rows are fewer than min_rows, 1,000" in done.stderr
     missing = brookside("retrain", "--data", "gone.csv", "--reason", "x", cwd=project)

@@ -150,6 +150,7 @@ class LocalEndpoint:
             scoring_uri=f"http://127.0.0.1:{self.state.server()[1]}/score",
             key_file=str(self.state.key_file),
             running=states is not None,
+            down=states is None and self.state.server()[0] != 0,
             traffic={one.name: one.weight for one in known},
             mirror={one.name: one.mirror for one in known if one.mirror},
             standby=self.state.standby(),

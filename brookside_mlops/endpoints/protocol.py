@@ -20,6 +20,7 @@ __all__ = [
     "Deployment",
     "Limits",
     "EndpointInfo",
+    "state_text",
     "Answer",
     "seconds_of",
     "Counts",
@@ -65,7 +66,10 @@ class Limits(BaseModel):
 
 
 class EndpointInfo(BaseModel):
-    """What people and machines need to call an endpoint; `key_file` holds the keys, one a line."""
+    """What people and machines need to call an endpoint; `key_file` holds the keys, one a line.
+
+    `down` is a server that is gone without having been stopped.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,10 +77,16 @@ class EndpointInfo(BaseModel):
     scoring_uri: str
     key_file: str
     running: bool
+    down: bool = False
     traffic: dict[str, int]
     mirror: dict[str, int] = Field(default_factory=dict)
     standby: str = ""
     deployments: list[Deployment]
+
+
+def state_text(running: bool, down: bool) -> str:
+    """Return how an endpoint is, in a word."""
+    return "running" if running else "down" if down else "stopped"
 
 
 class Answer(BaseModel):
