@@ -184,6 +184,10 @@ d = {
                 "parts/alert_store.html#alertstore.observed",
                 "brookside_mlops/alert_store.py",
             ),
+            "brookside_mlops.alert_store.AlertStore.prune": (
+                "parts/alert_store.html#alertstore.prune",
+                "brookside_mlops/alert_store.py",
+            ),
             "brookside_mlops.alert_store.AlertStore.show": (
                 "parts/alert_store.html#alertstore.show",
                 "brookside_mlops/alert_store.py",
@@ -679,6 +683,20 @@ d = {
             "brookside_mlops.cli_data.infer_command": (
                 "parts/cli_data.html#infer_command",
                 "brookside_mlops/cli_data.py",
+            ),
+        },
+        "brookside_mlops.cli_docs": {
+            "brookside_mlops.cli_docs.docs_command": (
+                "parts/cli_docs.html#docs_command",
+                "brookside_mlops/cli_docs.py",
+            ),
+            "brookside_mlops.cli_docs.find_quarto": (
+                "parts/cli_docs.html#find_quarto",
+                "brookside_mlops/cli_docs.py",
+            ),
+            "brookside_mlops.cli_docs.quarto_version": (
+                "parts/cli_docs.html#quarto_version",
+                "brookside_mlops/cli_docs.py",
             ),
         },
         "brookside_mlops.cli_endpoint": {
@@ -1405,6 +1423,24 @@ d = {
             "brookside_mlops.cost_budgets.spent_in": (
                 "parts/cost_budgets.html#spent_in",
                 "brookside_mlops/cost_budgets.py",
+            ),
+        },
+        "brookside_mlops.cost_history": {
+            "brookside_mlops.cost_history.change": (
+                "parts/cost_history.html#change",
+                "brookside_mlops/cost_history.py",
+            ),
+            "brookside_mlops.cost_history.history_file": (
+                "parts/cost_history.html#history_file",
+                "brookside_mlops/cost_history.py",
+            ),
+            "brookside_mlops.cost_history.note_cost": (
+                "parts/cost_history.html#note_cost",
+                "brookside_mlops/cost_history.py",
+            ),
+            "brookside_mlops.cost_history.read_history": (
+                "parts/cost_history.html#read_history",
+                "brookside_mlops/cost_history.py",
             ),
         },
         "brookside_mlops.cost_picture": {
@@ -3484,6 +3520,20 @@ d = {
                 "brookside_mlops/golden.py",
             ),
         },
+        "brookside_mlops.guide": {
+            "brookside_mlops.guide.Markdown": ("parts/guide.html#markdown", "brookside_mlops/guide.py"),
+            "brookside_mlops.guide.Markdown._repr_markdown_": (
+                "parts/guide.html#markdown._repr_markdown_",
+                "brookside_mlops/guide.py",
+            ),
+            "brookside_mlops.guide.diagram": ("parts/guide.html#diagram", "brookside_mlops/guide.py"),
+            "brookside_mlops.guide.environments": (
+                "parts/guide.html#environments",
+                "brookside_mlops/guide.py",
+            ),
+            "brookside_mlops.guide.percent": ("parts/guide.html#percent", "brookside_mlops/guide.py"),
+            "brookside_mlops.guide.table": ("parts/guide.html#table", "brookside_mlops/guide.py"),
+        },
         "brookside_mlops.holds": {
             "brookside_mlops.holds._lock": ("parts/holds.html#_lock", "brookside_mlops/holds.py"),
             "brookside_mlops.holds._said": ("parts/holds.html#_said", "brookside_mlops/holds.py"),
@@ -3604,12 +3654,17 @@ d = {
             ),
             "brookside_mlops.jobs.check_costs": ("parts/jobs.html#check_costs", "brookside_mlops/jobs.py"),
             "brookside_mlops.jobs.check_drift": ("parts/jobs.html#check_drift", "brookside_mlops/jobs.py"),
+            "brookside_mlops.jobs.cost_warnings": (
+                "parts/jobs.html#cost_warnings",
+                "brookside_mlops/jobs.py",
+            ),
             "brookside_mlops.jobs.drift_facts": ("parts/jobs.html#drift_facts", "brookside_mlops/jobs.py"),
             "brookside_mlops.jobs.due_jobs": ("parts/jobs.html#due_jobs", "brookside_mlops/jobs.py"),
             "brookside_mlops.jobs.look_at_metrics": (
                 "parts/jobs.html#look_at_metrics",
                 "brookside_mlops/jobs.py",
             ),
+            "brookside_mlops.jobs.planned_cost": ("parts/jobs.html#planned_cost", "brookside_mlops/jobs.py"),
             "brookside_mlops.jobs.retrain_on_labels": (
                 "parts/jobs.html#retrain_on_labels",
                 "brookside_mlops/jobs.py",
@@ -4024,6 +4079,7 @@ d = {
             ),
             "brookside_mlops.monitor.look": ("parts/monitor.html#look", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.moment": ("parts/monitor.html#moment", "brookside_mlops/monitor.py"),
+            "brookside_mlops.monitor.probe": ("parts/monitor.html#probe", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.report_of": (
                 "parts/monitor.html#report_of",
                 "brookside_mlops/monitor.py",
@@ -4087,6 +4143,24 @@ d = {
             "brookside_mlops.monitor_history.read_dashboard": (
                 "parts/monitor_history.html#read_dashboard",
                 "brookside_mlops/monitor_history.py",
+            ),
+        },
+        "brookside_mlops.monitor_log": {
+            "brookside_mlops.monitor_log._event_level": (
+                "parts/monitor_log.html#_event_level",
+                "brookside_mlops/monitor_log.py",
+            ),
+            "brookside_mlops.monitor_log.log_folder": (
+                "parts/monitor_log.html#log_folder",
+                "brookside_mlops/monitor_log.py",
+            ),
+            "brookside_mlops.monitor_log.log_lines": (
+                "parts/monitor_log.html#log_lines",
+                "brookside_mlops/monitor_log.py",
+            ),
+            "brookside_mlops.monitor_log.write_log": (
+                "parts/monitor_log.html#write_log",
+                "brookside_mlops/monitor_log.py",
             ),
         },
         "brookside_mlops.monitor_pictures": {

@@ -34,6 +34,7 @@ Metric = Literal[
     "p50_ms",
     "p95_ms",
     "p99_ms",
+    "health",
     "drift_share",
     "accuracy_drop",
 ]
@@ -115,6 +116,16 @@ def rule_faults(rule: AlertRule) -> list[Fault]:
 
 # %% ../nbs/parts/alert_rules.ipynb #947bf23e
 DEFAULT_RULES: tuple[AlertRule, ...] = (
+    AlertRule(
+        name="down",
+        metric="health",
+        comparison="below",
+        threshold=1,
+        for_minutes=5,
+        severity="critical",
+        actions=("page",),
+        inhibits=("zero-traffic", "latency"),
+    ),
     AlertRule(
         name="error-rate",
         metric="error_rate",

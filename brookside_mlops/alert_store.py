@@ -57,7 +57,8 @@ create table if not exists observation (
 create table if not exists shown (endpoint text primary key, document text not null);
 """
 _STATE = TypeAdapter(AlertState)
-HOLDS = {"drift_share": 8 * 86_400.0, "accuracy_drop": 31 * 86_400.0}  # seconds until a check is out of date
+# seconds until a check is out of date; of `health`, the most between two probes
+HOLDS = {"health": 2 * 3600.0, "drift_share": 8 * 86_400.0, "accuracy_drop": 31 * 86_400.0}
 
 
 class AlertStore:
@@ -185,12 +186,36 @@ class AlertStore:
             )
 
     def observed(self, endpoint: str, metric: str, at: float) -> float | None:
-        """Return the last number before or at a time, None where there is none or it is out of date."""
+        """Return the last number before or at a time, None where there is none or it is out of date.
+
+        Between two probes an endpoint counts as ill only where both found it so.
+        """
         found = self._rows(
             "select at, value from observation where endpoint = ? and metric = ? and at <= ? order by at desc limit 1",
             (endpoint, metric, at),
         )
-        return float(found[0][1]) if found and at - found[0][0] <= HOLDS.get(metric, 0.0) else None
+        last = float(found[0][1]) if found and at - found[0][0] <= HOLDS.get(metric, 0.0) else None
+        if metric != "health" or last is None or found[0][0] == at:
+            return last
+        later = self._rows(
+            "select value from observation where endpoint = ? and metric = ? and at between ? and ? order by at limit 1",
+            (endpoint, metric, at, at + HOLDS[metric]),
+        )
+        return max(last, float(later[0][0])) if later else None
+
+    def prune(self, before: float) -> None:
+        """Forget what happened before a time, but for the last number of each metric and effects that are not finished."""
+        with self._change() as database:
+            database.execute("delete from event where at < ?", (before,))
+            database.execute(
+                "delete from effect where closed = 1 and json_extract(document, '$.event.at') < ?", (before,)
+            )
+            database.execute("delete from silence where json_extract(document, '$.end') < ?", (before,))
+            database.execute(
+                "delete from observation where at < ? and at < (select max(at) from observation as other"
+                " where other.endpoint = observation.endpoint and other.metric = observation.metric)",
+                (before,),
+            )
 
     def show(self, endpoint: str, document: str) -> None:
         """Keep what the page of an endpoint shows of the last hour."""

@@ -15,6 +15,7 @@ from .cli_audit import audit_app
 from .cli_care import endpoint_app
 from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
+from .cli_docs import docs_command
 from .cli_labels import labels_app
 from .cli_monitor import monitor_command
 from .cli_notify import notify_command
@@ -385,6 +386,7 @@ app.command("monitor")(monitor_command)
 app.command("notify")(notify_command)
 app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
+app.command("docs")(docs_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(labels_app, name="labels")
 app.add_typer(costs_app, name="costs")

@@ -70,6 +70,9 @@ class Thresholds:
     wasserstein: float = 0.45
     numbers: NumberMethod = "psi"
     categories: CategoryMethod = "psi"
+    domain_warning: float = 0.55
+    domain_critical: float = 0.70
+    accuracy_drop: float = 0.05
 
     def __post_init__(self) -> None:
         """Refuse a method that does not exist or does not fit. Raises InputError."""

@@ -164,17 +164,23 @@ def run_due(project: Path, environment: str, now: datetime, jobs: Mapping[str, J
     """
     if environment not in ENVIRONMENTS:
         raise InputError(f"environment {environment!r} is not one of {', '.join(ENVIRONMENTS)}")
+    from brookside_mlops.monitor_log import Level, write_log
+
     config = monitoring_config(project)
-    known = config.schedules | config.profile(environment).schedules
+    profile, folder = config.profile(environment), state_folder(project, environment)
+    known = config.schedules | profile.schedules
     if unknown := sorted(set(jobs) - set(known)):
         raise InputError(f"job {unknown[0]!r} has no schedule; there is {', '.join(known)}")
-    store = DueStore(state_folder(project, environment))
+    store = DueStore(folder)
     ran = []
-    for name, schedule in config.profile(environment).schedules.items():
+    for name, schedule in profile.schedules.items():
         if name in jobs:
             job = Due(name, environment, last_due(parse_schedule(schedule), now))
             if token := store.claim(job, now):
                 ran.append(_run(store, job, token, jobs[name]))
+                line = f"job {name}: {ran[-1].error or ran[-1].said}"
+                level: Level = "error" if ran[-1].error else "info"
+                write_log(folder, environment, [(level, line)], profile.logging, now.timestamp())
     return ran
 
 

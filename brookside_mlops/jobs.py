@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,9 @@ from .retraining import Facts, requests_of
 from .watched import Deployed, deployed, watched
 
 if TYPE_CHECKING:
+    from brookside_mlops.cost_budgets import BudgetCheck
     from brookside_mlops.due import Due, Job
+    from brookside_mlops.notifications import Kind
     from brookside_mlops.stages.drift import DriftResult
 
 # %% auto #0
@@ -26,6 +28,8 @@ __all__ = [
     "drift_facts",
     "accuracy_drop",
     "check_drift",
+    "planned_cost",
+    "cost_warnings",
     "check_costs",
     "look_at_metrics",
     "due_jobs",
@@ -104,36 +108,56 @@ def check_drift(project: Path, one: Deployed, now: datetime) -> str:
 
 
 # %% ../nbs/parts/jobs.ipynb #70ae1a30
-def check_costs(project: Path, environment: str, environ: Mapping[str, str] | None = None) -> str:
-    """Hold what an environment is planned with against its budget, tell people where a share is reached, and return a line."""
-    import os
-
-    from brookside_mlops.alert_channels import notify_environ
-    from brookside_mlops.cost_budgets import check_budget
+def planned_cost(project: Path, environment: str) -> Decimal:
+    """Return what the endpoints of an environment are planned to cost a month; without any, what one of the first use case would."""
     from brookside_mlops.costs import instances_of, monthly
-    from brookside_mlops.monitoring_config import monitoring_config
-    from brookside_mlops.notifications import Message, notify
     from brookside_mlops.onboarding import known_usecases
     from brookside_mlops.settings import read_prices, read_settings
 
-    prices, profile = read_prices(project), monitoring_config(project).profile(environment)
+    prices = read_prices(project)
     usecases = (
         sorted({one.usecase for one in deployed(project, [environment])}) or known_usecases(project)[:1]
     )
     amounts = [
         monthly(prices, instances_of(read_settings(project, environment, usecase)[0])) for usecase in usecases
     ]
-    check = check_budget(environment, sum(amounts, Decimal(0)), profile.cost_monitoring)
-    if check is None:
-        return f"{environment} has no budget"
-    said = check.words(prices.terms.currency)
-    if check.threshold:
+    return sum(amounts, Decimal(0))
+
+
+def cost_warnings(check: BudgetCheck | None, changed: Decimal | None, most: float) -> list[tuple[Kind, str]]:
+    """Return what people are told about costs: how urgent it is, and the title. `most` is the largest change that is not told."""
+    found: list[tuple[Kind, str]] = []
+    if check is not None and check.threshold:
+        kind: Kind = "failure" if check.verdict == "fail" else "warning"
+        found.append((kind, f"{check.threshold} % of the budget is reached"))
+    if changed is not None and abs(changed) > Decimal(str(most)):
+        found.append(("warning", f"a month costs {changed:+.0%} against the day before"))
+    return found
+
+
+def check_costs(
+    project: Path, environment: str, today: date, environ: Mapping[str, str] | None = None
+) -> str:
+    """Hold what an environment is planned with against its budget and the day before, tell people, and return a line."""
+    import os
+
+    from brookside_mlops.alert_channels import notify_environ
+    from brookside_mlops.cost_budgets import check_budget
+    from brookside_mlops.cost_history import history_file, note_cost
+    from brookside_mlops.monitoring_config import monitoring_config
+    from brookside_mlops.notifications import Message, notify
+    from brookside_mlops.settings import read_prices, state_folder
+
+    amount, profile = planned_cost(project, environment), monitoring_config(project).profile(environment)
+    limits, currency = profile.cost_monitoring, read_prices(project).terms.currency
+    check = check_budget(environment, amount, limits)
+    path = history_file(state_folder(project, environment), environment)
+    changed = note_cost(path, amount, today, profile.logging.keep_days)
+    said = check.words(currency) if check else f"{environment}: {currency} {amount:,.2f}, no budget"
+    said += f"; {changed:+.0%} against the day before" if changed else ""
+    for kind, title in cost_warnings(check, changed, limits.max_daily_change):
         told = notify(
-            Message(
-                title=f"{environment}: {check.threshold} % of the budget is reached",
-                body=said,
-                kind="failure" if check.verdict == "fail" else "warning",
-            ),
+            Message(title=f"{environment}: {title}", body=said, kind=kind),
             notify_environ(profile.alerting, profile.alerting.default_channels, environ or os.environ),
         )
         said += f"; told {len(told.sent)}" + "".join(f"; not told {one}" for one in told.failed)
@@ -180,6 +204,6 @@ def due_jobs(project: Path) -> dict[str, Job]:
     return {
         "metrics": lambda due: look_at_metrics(project, due),
         "drift": drift,
-        "costs": lambda due: check_costs(project, due.environment),
+        "costs": lambda due: check_costs(project, due.environment, due.at.date()),
         "retraining": retraining,
     }

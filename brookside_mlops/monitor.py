@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from .alert_store import HOLDS, AlertStore, Effect
 from .alerts import STEP, AlertEvent, AlertState, flaps, replay, rule_text
 from .endpoints.local import LocalEndpoint
 from .endpoints.state import EndpointState
+from .monitor_log import log_lines, write_log
 from brookside_mlops.monitoring import (
     Rows,
     Tenure,
@@ -30,6 +31,7 @@ from brookside_mlops.monitoring import (
     windows,
 )
 from .monitoring_predictions import PredictionMetrics, read_predictions
+from .monitoring_sections import Logging
 from .rollout import Record
 from .rollout_store import RolloutStore
 
@@ -45,6 +47,7 @@ __all__ = [
     "moment",
     "samples_at",
     "time_line",
+    "probe",
     "tenures_of",
     "AlertView",
     "MonitorReport",
@@ -92,6 +95,14 @@ def time_line(
         while at < last:
             at += STEP
             yield at, samples_at(rows, at, window) | {name: observed(name, at) for name in HOLDS}
+
+
+# %% ../nbs/parts/monitor.ipynb #3b41c9d8
+def probe(own: LocalEndpoint) -> float | None:
+    """Return 1 where the server of an endpoint answers and 0 where it does not; None where it is not meant to run."""
+    if not own.state.exists or not own.state.server()[0]:
+        return None
+    return 0.0 if own.health() is None else 1.0
 
 
 # %% ../nbs/parts/monitor.ipynb #be541c93
@@ -211,6 +222,7 @@ class Watched:
     rules: Sequence[AlertRule]
     means: Means
     window: float = WINDOW
+    logging: Logging = field(default_factory=Logging)
 
 
 def look(watched: Watched, now: float | None = None) -> MonitorReport:
@@ -221,6 +233,9 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
     state_folder, endpoint, rules = watched.state_folder, watched.name, watched.rules
     store, log = AlertStore(state_folder), EndpointState(state_folder, endpoint).requests
     end = moment(time.time() if now is None else now)
+    health = probe(LocalEndpoint(state_folder, endpoint))
+    if health is not None:
+        store.observe(endpoint, "health", health, end)
     while True:
         before = store.state(endpoint)
         start = max(before.at or end - LOOKBACK, end - MOST)
@@ -235,4 +250,6 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
     report = report_of(state_folder, endpoint, rules, after, max(end, after.at))
     report = report.model_copy(update={"events": events, "effects": done})
     store.show(endpoint, report.model_dump_json())
+    write_log(state_folder, endpoint, log_lines(report.hour, events, done), watched.logging, end)
+    store.prune(end - 86_400 * watched.logging.keep_days)
     return report

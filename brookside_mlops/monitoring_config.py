@@ -133,8 +133,8 @@ def drift_limits(project: Path, environment: str) -> Thresholds:
     """Return from where on rows have drifted in an environment. Raises InputError for a wrong configuration."""
     from brookside_mlops.drift_verdicts import Thresholds
 
-    drift = monitoring_config(project).profile(environment).data_drift
-    how = drift.methods
+    profile = monitoring_config(project).profile(environment)
+    drift, how = profile.data_drift, profile.data_drift.methods
     return Thresholds(
         psi=how.psi,
         ks=how.kolmogorov_smirnov,
@@ -145,6 +145,9 @@ def drift_limits(project: Path, environment: str) -> Thresholds:
         critical=drift.critical_share,
         numbers=how.numbers,
         categories=how.categories,
+        domain_warning=how.domain_warning,
+        domain_critical=how.domain_critical,
+        accuracy_drop=profile.model_performance.max_accuracy_drop,
     )
 
 

@@ -26,6 +26,7 @@ from .yaml_models import Fault, refuse
 # %% auto #0
 __all__ = [
     "Share",
+    "Area",
     "Positive",
     "Money",
     "Address",
@@ -45,6 +46,7 @@ __all__ = [
 
 # %% ../nbs/parts/monitoring_sections.ipynb #7522ef25
 Share = Annotated[float, Field(ge=0, le=1)]
+Area = Annotated[float, Field(ge=0.5, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Money = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
 
@@ -69,6 +71,7 @@ class PerformanceMetrics(Section):
 class DriftMethods(Section):
     """From where on a feature has drifted, by each method. They are sizes of an effect, so that many rows do not cry wolf.
 
+    `domain_warning` and `domain_critical` are areas under the curve of the classifier that tells old rows from new ones; 0.5 is chance.
     `missing` is the change of the share of missing values, `wasserstein` is in standard deviations of the reference. `numbers` and
     `categories` name the method that decides about a kind of feature.
     """
@@ -80,6 +83,8 @@ class DriftMethods(Section):
     missing: Share = 0.1
     numbers: Literal["psi", "ks", "jsd", "wasserstein"] = "psi"
     categories: Literal["psi", "jsd"] = "psi"
+    domain_warning: Area = 0.55
+    domain_critical: Area = 0.70
 
 
 class DataDrift(Section):
@@ -219,6 +224,10 @@ def _order_faults(profile: Profile) -> list[Fault]:
     if drift.warning_share > drift.critical_share:
         said = f"is above critical_share; allowed: up to {drift.critical_share:g}"
         faults.append(Fault(("data_drift", "warning_share"), drift.warning_share, said))
+    how = drift.methods
+    if how.domain_warning > how.domain_critical:
+        said = f"is above domain_critical; allowed: up to {how.domain_critical:g}"
+        faults.append(Fault(("data_drift", "methods", "domain_warning"), how.domain_warning, said))
     if metrics.critical_availability > metrics.min_availability:
         said = f"is above min_availability; allowed: up to {metrics.min_availability:g}"
         faults.append(

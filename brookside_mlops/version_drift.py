@@ -18,7 +18,7 @@ from .attribution import Attribution, attribute
 from .bootstrap import Estimate
 from .bundle import Bundle
 from .datasets import columns_of, read_batches, schema_of
-from .domain_classifier import FEWEST, DomainDrift, domain_drift
+from .domain_classifier import FEWEST, DomainDrift, DomainLimits, domain_drift
 from .drift import DriftReport, Thresholds, compare
 from .estimated_accuracy import estimated, measured
 from brookside_mlops.prediction_drift import (
@@ -35,7 +35,6 @@ from .results import Check
 # %% auto #0
 __all__ = [
     "SURE",
-    "DROP",
     "FEWEST_LABELS",
     "HEADLINES",
     "Version",
@@ -111,12 +110,17 @@ class VersionDrift(BaseModel):
     notes: tuple[str, ...] = ()
 
 
-def _domain(version: Version, rows: pd.DataFrame, notes: list[str]) -> DomainDrift | None:
+def _domain(version: Version, rows: pd.DataFrame, limits: Thresholds, notes: list[str]) -> DomainDrift | None:
     """Return whether old and new rows are told apart, or note why that is not known."""
     if version.rows is None:
         notes.append("No training rows travel with the version, so rows were compared column by column only.")
         return None
-    found = domain_drift(version.rows, rows, version.bundle.info.columns)
+    found = domain_drift(
+        version.rows,
+        rows,
+        version.bundle.info.columns,
+        DomainLimits(warning=limits.domain_warning, critical=limits.domain_critical),
+    )
     if found is None:
         few = min(len(version.rows), len(rows))
         notes.append(f"A classifier needs {FEWEST} rows of each side to tell them apart; there are {few}.")
@@ -172,7 +176,7 @@ def inspect(
         features=features,
         predictions=prediction_drift(reference.answers, answers, limits),
         target=target_drift(reference.targets, info.task, truth, limits) if known.any() else None,
-        domain=_domain(version, rows, notes),
+        domain=_domain(version, rows, limits or Thresholds(), notes),
         attribution=attribute(version.bundle, reference, rows, features),
         accepted=held.metrics if held else {},
         expected=estimated(info, answers, held),
@@ -184,7 +188,6 @@ def inspect(
 
 
 # %% ../nbs/parts/version_drift.ipynb #f6478451
-DROP = 0.05  # of a share; errors may grow by that part of themselves
 FEWEST_LABELS = 50
 HEADLINES = {"classification": "accuracy", "regression": "mape"}
 
@@ -201,8 +204,11 @@ def _drop(before: Estimate, now: Estimate, share: bool) -> tuple[float, float, f
     return middle, middle - low, middle + high
 
 
-def accuracy_check(name: str, found: VersionDrift, stop: bool) -> Check | None:
-    """Return whether the headline metric has dropped, by labels where enough have come, else as estimated; None where it is not known."""
+def accuracy_check(name: str, found: VersionDrift, stop: bool, most: float = 0.05) -> Check | None:
+    """Return whether the headline metric has dropped, by labels where enough have come, else as estimated; None where it is not known.
+
+    `most` is how far a share may drop; errors may grow by that part of themselves.
+    """
     before = found.accepted.get(name)
     by_labels = found.labelled >= FEWEST_LABELS
     now = (found.real if by_labels else found.expected).get(name)
@@ -210,8 +216,8 @@ def accuracy_check(name: str, found: VersionDrift, stop: bool) -> Check | None:
         return None
     share = name == "accuracy"
     middle, low, _ = _drop(before, now, share)
-    dropped = low > 0 and middle >= DROP
-    verdict = "fail" if low >= DROP and stop and by_labels else "warning" if dropped else "pass"
+    dropped = low > 0 and middle >= most
+    verdict = "fail" if low >= most and stop and by_labels else "warning" if dropped else "pass"
     how = f"of {found.labelled:,} labelled rows" if by_labels else "estimated without labels"
     steps = {
         True: "Rows with labels show it: retrain on them (fresh data), and look at which features moved.",
@@ -220,7 +226,7 @@ def accuracy_check(name: str, found: VersionDrift, stop: bool) -> Check | None:
     return Check(
         name=f"{name} now",
         measured=f"{now.value:.3f} ({now.low:.3f} to {now.high:.3f}), {how}",
-        required=f"{before.value:.3f} when accepted, within {DROP:.0%}" + ("" if share else " of it"),
+        required=f"{before.value:.3f} when accepted, within {most:.0%}" + ("" if share else " of it"),
         verdict=verdict,
         next_step="" if verdict == "pass" else steps[by_labels],
     )
@@ -286,7 +292,8 @@ def consequence_checks(
     task: str, found: VersionDrift, limits: Thresholds | None = None, stop: bool = False
 ) -> list[Check]:
     """Return the verdicts on answers, target, rows as a whole and accuracy, each with what to do. With `stop` a drop for sure fails."""
-    checks = weight_check(found, limits or Thresholds())
+    limits = limits or Thresholds()
+    checks = weight_check(found, limits)
     checks += _report_check(
         "predictions", found.predictions, "Look at what the moved features did to the answers, below."
     )
@@ -308,5 +315,9 @@ def consequence_checks(
             )
         )
     name = HEADLINES.get(task, "")
-    checks += [one for one in (accuracy_check(name, found, stop), relation_check(name, found)) if one]
+    checks += [
+        one
+        for one in (accuracy_check(name, found, stop, limits.accuracy_drop), relation_check(name, found))
+        if one
+    ]
     return checks

@@ -83,6 +83,7 @@ def watched(project: Path, endpoint: str = "", environment: str = "") -> list[Wa
             profiles[one.environment].alert_rules,
             Means(one.state_folder, channels=partial(notify_environ, profiles[one.environment].alerting)),
             60 * profiles[one.environment].performance_metrics.window_minutes,
+            profiles[one.environment].logging,
         )
         for one in found
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from brookside_mlops.alert_store import AlertStore
+from brookside_mlops.cost_history import history_file
 from brookside_mlops.due import Due
 from brookside_mlops.endpoints.local import LocalEndpoint
+from brookside_mlops.errors import InputError
 from brookside_mlops.fresh_data import add_labels, fresh_data
 from brookside_mlops.jobs import check_costs, check_drift, due_jobs, look_at_metrics
 from brookside_mlops.monitoring_config import monitoring_config
@@ -21,7 +23,10 @@ from brookside_mlops.scratch import _advance
 from brookside_mlops.settings import settings_file
 from brookside_mlops.stages.validate import validate
 from brookside_mlops.watched import Deployed, deployed
+from tests.receivers import site
 from tests.served import ask
+
+TODAY = date(2026, 11, 25)
 
 CONFIG = """
 environment_profiles:
@@ -89,8 +94,31 @@ def test_every_schedule_has_its_job(project: Path) -> None:
 
 
 def test_budget_is_told_from_the_first_share_that_is_reached(project: Path) -> None:
-    assert check_costs(project, "staging", {}).endswith("71.5 %: within the budget")
-    assert "80 % is reached; told 0" in check_costs(project, "prod", {})
+    assert check_costs(project, "staging", TODAY, {}).endswith("71.5 %: within the budget")
+    assert "80 % is reached; told 0" in check_costs(project, "prod", TODAY, {})
+
+
+def test_costs_that_double_over_night_are_told(project: Path) -> None:
+    check_costs(project, "dev", TODAY, {})
+    text = settings_file(project).read_text(encoding="utf-8")
+    twice = text.replace("instance_count = 1", "instance_count = 2")
+    (project / "settings.ini").write_text(twice, encoding="utf-8")
+    with site(200) as hook:
+        url = f"json://127.0.0.1:{hook.port}"
+        said = check_costs(project, "dev", TODAY + timedelta(days=1), {"BROOKSIDE_NOTIFY": url})
+    assert "+100% against the day before" in said
+    titles = [one.content["title"] for one in hook.requests]
+    assert any("a month costs +100% against the day before" in title for title in titles)
+    again = check_costs(project, "dev", TODAY + timedelta(days=2), {})
+    assert "against the day before" not in again
+
+
+def test_history_of_costs_that_cannot_be_read_is_an_error_that_names_it(project: Path) -> None:
+    path = history_file(project / ".brookside", "dev")
+    path.parent.mkdir(parents=True)
+    path.write_text("[1]", encoding="utf-8")
+    with pytest.raises(InputError, match=r"dev\.json: not a history of costs"):
+        check_costs(project, "dev", TODAY, {})
 
 
 def test_jobs_of_an_environment_without_endpoints_say_so(project: Path) -> None:

@@ -31,6 +31,7 @@ from brookside_mlops.monitor_history import read_dashboard
 from brookside_mlops.notifications import VARIABLE
 from brookside_mlops.rollout_run import deploy_run
 from brookside_mlops.watched import watched as watched_of
+from tests.drivers import until
 from tests.receivers import mailbox
 from tests.registered import Registered
 
@@ -164,6 +165,71 @@ def test_lost_availability_is_paged_by_mail_and_rolled_back(registered: Register
     assert events.index("alert") < events.index("rollback")
 
 
+def test_server_that_is_gone_is_paged_after_its_time_and_one_that_was_stopped_is_not(
+    registered: Registered,
+) -> None:
+    deploy_run(registered.run(1))
+    name, state = registered.endpoint.name, registered.run(1).settings.state
+    rules = [one for one in DEFAULT_RULES if one.name in ("down", "zero-traffic")]
+    now = time.time() // 60 * 60 + 2
+
+    def open_after(minutes: int) -> list[str]:
+        report = look(Watched(state, name, rules, Means(state, {})), now + 60 * minutes)
+        return [one.rule for one in report.alerts if one.open and not one.held]
+
+    assert open_after(0) == []
+    os.kill(registered.endpoint.state.server()[0], signal.SIGKILL)
+    until(lambda: registered.endpoint.health() is None)
+    assert open_after(3) == [] and open_after(8) == ["down"]
+    assert open_after(20) == ["down"]  # nobody hears of zero traffic besides
+    registered.endpoint.start()
+    assert open_after(21) == ["zero-traffic"]
+    registered.endpoint.stop()
+    assert "down" not in open_after(60)
+
+
+def test_one_lost_probe_between_two_looks_is_no_outage(tmp_path: Path) -> None:
+    store = AlertStore(tmp_path)
+    for at, value in ((0.0, 1.0), (300.0, 0.0), (600.0, 1.0), (900.0, 0.0), (1_200.0, 0.0)):
+        store.observe(NAME, "health", value, HOUR + at)
+    seen = [store.observed(NAME, "health", HOUR + at) for at in range(0, 1_260, 60)]
+    assert [60 * minute for minute, one in enumerate(seen) if one == 0] == [
+        300,
+        900,
+        960,
+        1_020,
+        1_080,
+        1_140,
+        1_200,
+    ]
+    assert store.observed(NAME, "health", HOUR + 1_260) is None  # nobody has looked since
+
+
+def test_what_is_old_is_forgotten_and_what_is_unfinished_is_kept(tmp_path: Path) -> None:
+    endpoint(tmp_path, HOUR, [500] * 60)
+    store = AlertStore(tmp_path / ".brookside")
+    for at in (0.0, 60.0):
+        store.observe(NAME, "drift_share", 0.1, HOUR + at)
+    look(watched(tmp_path), HOUR + 3_602)
+    assert store.events(NAME) and store.effects(NAME)
+    store.prune(HOUR + 86_400)
+    assert store.events(NAME) == [] and store.effects(NAME) == []
+    assert (
+        store.observed(NAME, "drift_share", HOUR + 90) == 0.1
+        and store.observed(NAME, "drift_share", HOUR) is None
+    )
+    assert store.state(NAME).open() == ["error-rate"]
+
+
+def test_log_of_the_monitor_has_what_happened(tmp_path: Path) -> None:
+    endpoint(tmp_path, HOUR, [500] * 60)
+    look(watched(tmp_path), HOUR + 3_602)
+    (path,) = (tmp_path / ".brookside" / "logs").iterdir()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert any(f"ERROR   {NAME} open error-rate: error rate 100 %" in line for line in lines)
+    assert not any("DEBUG" in line for line in lines)
+
+
 # ---- what is shown ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +288,7 @@ def test_command_silences_by_name_and_keeps_it_in_the_trail(failing: Path) -> No
     (row,) = audit_log(failing / ".brookside").rows()
     assert (row.event, row.subject, row.actor) == ("alert", NAME, "ada")
     code, said = command("--silence", "moon")
-    assert code == 2 and "has the rules error-rate, latency" in said
+    assert code == 2 and "has the rules down, error-rate, latency" in said
 
 
 def test_command_writes_the_dashboard_here(failing: Path) -> None:

@@ -70,7 +70,7 @@ def test_rules_of_the_package_are_the_default_ones_and_critical_ones_escalate() 
     rules = rules_of(ROOT, "prod")
     plain = [one.model_copy(update={"escalate_after_minutes": None, "escalate_to": ()}) for one in rules]
     assert plain == list(DEFAULT_RULES)
-    assert {one.name for one in rules if one.escalate_to} == {"error-rate", "availability"}
+    assert {one.name for one in rules if one.escalate_to} == {"down", "error-rate", "availability"}
     assert rules_of(ROOT, "dev") == ()
 
 

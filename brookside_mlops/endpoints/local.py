@@ -258,9 +258,12 @@ class LocalEndpoint:
 
     def stop(self) -> bool:
         """End the server and its workers, and wait for that; the state stays. Returns whether there was one."""
-        if self.health() is None:
+        runs = self.health() is not None
+        pid, port = self.state.server() if self.state.exists else (0, 0)
+        if pid:
+            self.state.set_server(0, port)  # no process is meant to run; the address stays
+        if not runs:
             return False
-        pid = self.state.server()[0]
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 15
