@@ -251,3 +251,11 @@ def test_true_ks_lies_within_the_stated_error(seed: int, shift: float) -> None:
     (exact_one,) = compare(few, profile(pd.DataFrame({"x": other}), like=few)).features
     assert exact_one.ks_error == 0
     assert exact_one.ks == pytest.approx(ks_2samp(one[:500], other, method="asymp").statistic)
+
+
+def test_under_so_few_rows_there_is_no_verdict() -> None:
+    before = pd.DataFrame({"x": np.random.default_rng(0).normal(size=1_000)})
+    now = profile(before.iloc[:99] + 9, like=profile(before))
+    few, enough = (compare(profile(before), now, Thresholds(min_rows=rows)) for rows in (100, 99))
+    assert few.verdict == "none" and few.share == enough.share == 1 and enough.verdict == "critical"
+    assert few.sentence() == "No verdict: 99 rows are fewer than min_rows, 100"

@@ -308,7 +308,7 @@ def test_page_shows_open_alerts_and_the_last_hour(browser: Browser, served: Serv
     assert "since 20" in lines[0] and "alert: above 0" in lines[0] and f"silenced by {HOSTILE}" in lines[1]
     assert browser.run("return document.querySelectorAll('img, b').length") == 0
     numbers = browser.run("return [...document.querySelectorAll('#hour dd')].map((one) => one.innerText)")
-    assert int(numbers[0].replace(",", "")) > 0 and numbers[2:4] == ["0.0 %", "100.0 %"]
+    assert int(numbers[0].replace(",", "")) > 0 and numbers[2:5] == ["0.0 %", "0.0 %", "100.0 %"]
     chart = "return document.querySelector('#hour-chart').getClientRects().length && "
     assert browser.run(f"{chart} document.querySelector('#hour-chart .line').getAttribute('d')").startswith(
         "M"
