@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from brookside_mlops.bootstrap import Estimate
 from brookside_mlops.bundle import Bundle
 from brookside_mlops.cli import app
-from brookside_mlops.drift import compare_tables
+from brookside_mlops.drift import Thresholds, compare_tables
 from brookside_mlops.errors import InputError
 from brookside_mlops.files import sha256
 from brookside_mlops.fresh_data import add_labels, fresh_data
