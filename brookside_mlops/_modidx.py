@@ -1084,88 +1084,12 @@ d = {
                 "parts/contract_checks.html#columnsummary",
                 "brookside_mlops/contract_checks.py",
             ),
-            "brookside_mlops.contract_checks.Offence": (
-                "parts/contract_checks.html#offence",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks.RuleCount": (
-                "parts/contract_checks.html#rulecount",
-                "brookside_mlops/contract_checks.py",
-            ),
             "brookside_mlops.contract_checks.TableReport": (
                 "parts/contract_checks.html#tablereport",
                 "brookside_mlops/contract_checks.py",
             ),
             "brookside_mlops.contract_checks.TableReport.broken": (
                 "parts/contract_checks.html#tablereport.broken",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._ColumnCheck": (
-                "parts/contract_checks.html#_columncheck",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._ColumnCheck.__init__": (
-                "parts/contract_checks.html#_columncheck.__init__",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._ColumnCheck._bound_type": (
-                "parts/contract_checks.html#_columncheck._bound_type",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._ColumnCheck._look": (
-                "parts/contract_checks.html#_columncheck._look",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._ColumnCheck._outside": (
-                "parts/contract_checks.html#_columncheck._outside",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._ColumnCheck._rule": (
-                "parts/contract_checks.html#_columncheck._rule",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._ColumnCheck.add": (
-                "parts/contract_checks.html#_columncheck.add",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._ColumnCheck.done": (
-                "parts/contract_checks.html#_columncheck.done",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._KeyCheck": (
-                "parts/contract_checks.html#_keycheck",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._KeyCheck.__init__": (
-                "parts/contract_checks.html#_keycheck.__init__",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._KeyCheck.add": (
-                "parts/contract_checks.html#_keycheck.add",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._KeyCheck.done": (
-                "parts/contract_checks.html#_keycheck.done",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._Tally": (
-                "parts/contract_checks.html#_tally",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._Tally.add": (
-                "parts/contract_checks.html#_tally.add",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._Tally.done": (
-                "parts/contract_checks.html#_tally.done",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._bounds": (
-                "parts/contract_checks.html#_bounds",
-                "brookside_mlops/contract_checks.py",
-            ),
-            "brookside_mlops.contract_checks._columns": (
-                "parts/contract_checks.html#_columns",
                 "brookside_mlops/contract_checks.py",
             ),
             "brookside_mlops.contract_checks._whole": (
@@ -1175,6 +1099,100 @@ d = {
             "brookside_mlops.contract_checks.check_table": (
                 "parts/contract_checks.html#check_table",
                 "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.columns_there": (
+                "parts/contract_checks.html#columns_there",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.key_hashes": (
+                "parts/contract_checks.html#key_hashes",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.key_rule": (
+                "parts/contract_checks.html#key_rule",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.keys_of": (
+                "parts/contract_checks.html#keys_of",
+                "brookside_mlops/contract_checks.py",
+            ),
+            "brookside_mlops.contract_checks.table_report": (
+                "parts/contract_checks.html#table_report",
+                "brookside_mlops/contract_checks.py",
+            ),
+        },
+        "brookside_mlops.contract_counts": {
+            "brookside_mlops.contract_counts.ColumnCount": (
+                "parts/contract_counts.html#columncount",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.ColumnCount.__add__": (
+                "parts/contract_counts.html#columncount.__add__",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.Offence": (
+                "parts/contract_counts.html#offence",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.RuleCount": (
+                "parts/contract_counts.html#rulecount",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.TableCount": (
+                "parts/contract_counts.html#tablecount",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.TableCount.__add__": (
+                "parts/contract_counts.html#tablecount.__add__",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.Tally": (
+                "parts/contract_counts.html#tally",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.Tally.__add__": (
+                "parts/contract_counts.html#tally.__add__",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts._bound": (
+                "parts/contract_counts.html#_bound",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts._bounds": (
+                "parts/contract_counts.html#_bounds",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts._known": (
+                "parts/contract_counts.html#_known",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts._outside": (
+                "parts/contract_counts.html#_outside",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts._seen": (
+                "parts/contract_counts.html#_seen",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts._strange": (
+                "parts/contract_counts.html#_strange",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts._tally": (
+                "parts/contract_counts.html#_tally",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.column_rules": (
+                "parts/contract_counts.html#column_rules",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.count_batch": (
+                "parts/contract_counts.html#count_batch",
+                "brookside_mlops/contract_counts.py",
+            ),
+            "brookside_mlops.contract_counts.count_column": (
+                "parts/contract_counts.html#count_column",
+                "brookside_mlops/contract_counts.py",
             ),
         },
         "brookside_mlops.contract_files": {
@@ -3865,10 +3883,14 @@ d = {
             ),
         },
         "brookside_mlops.leakage": {
+            "brookside_mlops.leakage.sampled_places": (
+                "parts/leakage.html#sampled_places",
+                "brookside_mlops/leakage.py",
+            ),
             "brookside_mlops.leakage.single_column_power": (
                 "parts/leakage.html#single_column_power",
                 "brookside_mlops/leakage.py",
-            )
+            ),
         },
         "brookside_mlops.load": {
             "brookside_mlops.load.Clock": ("parts/load.html#clock", "brookside_mlops/load.py"),
@@ -6411,6 +6433,36 @@ d = {
             ),
             "brookside_mlops.smoke.smoke": ("parts/smoke.html#smoke", "brookside_mlops/smoke.py"),
         },
+        "brookside_mlops.spark_checks": {
+            "brookside_mlops.spark_checks._count_batches": (
+                "parts/spark_checks.html#_count_batches",
+                "brookside_mlops/spark_checks.py",
+            ),
+            "brookside_mlops.spark_checks._hash_batches": (
+                "parts/spark_checks.html#_hash_batches",
+                "brookside_mlops/spark_checks.py",
+            ),
+            "brookside_mlops.spark_checks._repeated": (
+                "parts/spark_checks.html#_repeated",
+                "brookside_mlops/spark_checks.py",
+            ),
+            "brookside_mlops.spark_checks._with_row": (
+                "parts/spark_checks.html#_with_row",
+                "brookside_mlops/spark_checks.py",
+            ),
+            "brookside_mlops.spark_checks.in_plain_types": (
+                "parts/spark_checks.html#in_plain_types",
+                "brookside_mlops/spark_checks.py",
+            ),
+            "brookside_mlops.spark_checks.numbered_rows": (
+                "parts/spark_checks.html#numbered_rows",
+                "brookside_mlops/spark_checks.py",
+            ),
+            "brookside_mlops.spark_checks.spark_check_table": (
+                "parts/spark_checks.html#spark_check_table",
+                "brookside_mlops/spark_checks.py",
+            ),
+        },
         "brookside_mlops.spark_profiles": {
             "brookside_mlops.spark_profiles._edges": (
                 "parts/spark_profiles.html#_edges",
@@ -6505,6 +6557,28 @@ d = {
             "brookside_mlops.spark_session.spark_session": (
                 "parts/spark_session.html#spark_session",
                 "brookside_mlops/spark_session.py",
+            ),
+        },
+        "brookside_mlops.spark_splits": {
+            "brookside_mlops.spark_splits._chosen_batches": (
+                "parts/spark_splits.html#_chosen_batches",
+                "brookside_mlops/spark_splits.py",
+            ),
+            "brookside_mlops.spark_splits._filled_batches": (
+                "parts/spark_splits.html#_filled_batches",
+                "brookside_mlops/spark_splits.py",
+            ),
+            "brookside_mlops.spark_splits.spark_columns": (
+                "parts/spark_splits.html#spark_columns",
+                "brookside_mlops/spark_splits.py",
+            ),
+            "brookside_mlops.spark_splits.spark_filled": (
+                "parts/spark_splits.html#spark_filled",
+                "brookside_mlops/spark_splits.py",
+            ),
+            "brookside_mlops.spark_splits.spark_rows": (
+                "parts/spark_splits.html#spark_rows",
+                "brookside_mlops/spark_splits.py",
             ),
         },
         "brookside_mlops.spark_training": {
@@ -6681,8 +6755,20 @@ d = {
                 "stages/engineer.html#engineerresult",
                 "brookside_mlops/stages/engineer.py",
             ),
+            "brookside_mlops.stages.engineer.Engineered": (
+                "stages/engineer.html#engineered",
+                "brookside_mlops/stages/engineer.py",
+            ),
             "brookside_mlops.stages.engineer.engineer": (
                 "stages/engineer.html#engineer",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.engineered_here": (
+                "stages/engineer.html#engineered_here",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.engineered_on_spark": (
+                "stages/engineer.html#engineered_on_spark",
                 "brookside_mlops/stages/engineer.py",
             ),
             "brookside_mlops.stages.engineer.leak_checks": (
@@ -6699,6 +6785,10 @@ d = {
             ),
             "brookside_mlops.stages.engineer.split_table": (
                 "stages/engineer.html#split_table",
+                "brookside_mlops/stages/engineer.py",
+            ),
+            "brookside_mlops.stages.engineer.write_parts": (
+                "stages/engineer.html#write_parts",
                 "brookside_mlops/stages/engineer.py",
             ),
         },
@@ -6895,6 +6985,14 @@ d = {
         "brookside_mlops.stages.validate": {
             "brookside_mlops.stages.validate.ValidateResult": (
                 "stages/validate.html#validateresult",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.checked_here": (
+                "stages/validate.html#checked_here",
+                "brookside_mlops/stages/validate.py",
+            ),
+            "brookside_mlops.stages.validate.checked_on_spark": (
+                "stages/validate.html#checked_on_spark",
                 "brookside_mlops/stages/validate.py",
             ),
             "brookside_mlops.stages.validate.completed": (

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,42 +16,36 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from .contracts import Column, Contract, Severity
+from brookside_mlops.contract_counts import (
+    KEPT,
+    Numbers,
+    Offence,
+    RuleCount,
+    TableCount,
+    column_rules,
+    count_batch,
+)
+from .contracts import Contract, Severity
 from .datasets import columns_of, stored_batches
-from .kinds import WRITTEN_AS, convert
-from .repeats import Repeats, hashes_of
+from .repeats import Hashes, Repeats, hashes_of
 
 # %% auto #0
-__all__ = ["KEPT", "Offence", "RuleCount", "ColumnSummary", "TableReport", "check_table"]
+__all__ = [
+    "ColumnSummary",
+    "TableReport",
+    "key_hashes",
+    "key_rule",
+    "keys_of",
+    "columns_there",
+    "table_report",
+    "check_table",
+]
+
 
 # %% ../nbs/parts/contract_checks.ipynb #bd7b7f27
-KEPT = 100
-
-
-class Offence(BaseModel):
-    """One offending row, counted from 1, and its value."""
-
-    model_config = ConfigDict(frozen=True)
-
-    row: int
-    value: str
-
-
-class RuleCount(BaseModel):
-    """One rule: how often it was violated, the first 100 offending rows, and what would be right."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rule: str
-    column: str = ""
-    required: str
-    severity: Severity = "error"
-    violations: int = 0
-    offences: tuple[Offence, ...] = ()
-
-
 class ColumnSummary(BaseModel):
     """The share of missing values of a column and its extremes, where it has any."""
 
@@ -77,173 +70,37 @@ class TableReport(BaseModel):
         return [rule for rule in self.rules if rule.violations and rule.severity == severity]
 
 
-# %% ../nbs/parts/contract_checks.ipynb #bde67d3b
-@dataclass
-class _Tally:
-    """A growing count of one rule."""
-
-    rule: str
-    required: str
-    severity: Severity
-    column: str = ""
-    violations: int = 0
-    offences: list[Offence] = field(default_factory=list)
-
-    def add(self, rows: Any, values: pa.Array, first_row: int) -> None:
-        """Count offending positions [n] of a batch."""
-        self.violations += len(rows)
-        for row in rows[: KEPT - len(self.offences)]:
-            self.offences.append(Offence(row=first_row + int(row), value=str(values[int(row)].as_py())[:80]))
-
-    def done(self) -> RuleCount:
-        """Return the count."""
-        return RuleCount(
-            rule=self.rule,
-            column=self.column,
-            required=self.required,
-            severity=self.severity,
-            violations=self.violations,
-            offences=tuple(self.offences),
-        )
-
-
-def _bounds(column: Column) -> str:
-    low = (
-        ""
-        if column.min is None
-        else f"from {column.min:g}" if isinstance(column.min, float) else f"from {column.min}"
-    )
-    high = (
-        ""
-        if column.max is None
-        else f"to {column.max:g}" if isinstance(column.max, float) else f"to {column.max}"
-    )
-    return f"{low} {high}".strip() + (f" {column.unit}" if column.unit else "")
-
-
-class _ColumnCheck:
-    """The rules of one column over batches."""
-
-    def __init__(self, name: str, column: Column) -> None:
-        self.name, self.column = name, column
-        self.rows = self.missing = 0
-        self.low: float | None = None
-        self.high: float | None = None
-        self.first: Any = None
-        self.varies = False
-        self.tallies: dict[str, _Tally] = {}
-        self._rule("kind", WRITTEN_AS[column.kind])
-        if not column.nullable:
-            self._rule("missing", "no missing value")
-        if column.min is not None or column.max is not None:
-            self._rule("range", _bounds(column))
-        if column.allowed:
-            self._rule("allowed", "one of " + ", ".join(map(str, column.allowed)))
-
-    def _rule(self, rule: Any, required: str) -> None:
-        self.tallies[rule] = _Tally(rule, required, self.column.severity_of(rule), self.name)
-
-    def add(self, values: pa.Array, first_row: int) -> pa.Array:
-        """Count a batch and return its values in the kind of the column."""
-        typed, misfits = convert(values, self.column.kind)
-        self.tallies["kind"].add(misfits, values, first_row)
-        self.rows += len(values)
-        gaps = np.asarray(pc.is_null(values))
-        self.missing += int(gaps.sum())
-        if "missing" in self.tallies:
-            self.tallies["missing"].add(np.flatnonzero(gaps), values, first_row)
-        outside = self._outside(typed)
-        if outside is not None:
-            self.tallies["range"].add(np.flatnonzero(outside), typed, first_row)
-        if "allowed" in self.tallies:
-            known = pc.is_in(typed, value_set=pa.array(self.column.allowed, type=typed.type))
-            strange = np.asarray(pc.and_(pc.invert(known), pc.is_valid(typed)))
-            self.tallies["allowed"].add(np.flatnonzero(strange), typed, first_row)
-        self._look(typed)
-        return typed
-
-    def _outside(self, typed: pa.Array) -> Any:
-        """Return which rows are outside the range, or None where there is no range."""
-        if "range" not in self.tallies:
-            return None
-        sides = []
-        if self.column.min is not None:
-            sides.append(pc.less(typed, pa.scalar(self.column.min, type=self._bound_type(typed))))
-        if self.column.max is not None:
-            sides.append(pc.greater(typed, pa.scalar(self.column.max, type=self._bound_type(typed))))
-        return np.any([np.asarray(pc.fill_null(side, False)) for side in sides], axis=0)
-
-    @staticmethod
-    def _bound_type(typed: pa.Array) -> pa.DataType:
-        return typed.type if pa.types.is_timestamp(typed.type) else pa.float64()
-
-    def _look(self, typed: pa.Array) -> None:
-        """Remember extremes, and whether there is more than one value."""
-        present = typed.drop_null()
-        if not len(present):
-            return
-        self.first = present[0] if self.first is None else self.first
-        if not self.varies:
-            self.varies = bool(pc.any(pc.not_equal(present, self.first)).as_py())
-        if pa.types.is_floating(typed.type) or pa.types.is_integer(typed.type):
-            found = pc.min_max(present).as_py()
-            self.low = float(found["min"]) if self.low is None else min(self.low, float(found["min"]))
-            self.high = float(found["max"]) if self.high is None else max(self.high, float(found["max"]))
-
-    def done(self) -> Iterator[RuleCount]:
-        """Yield the counts, with those that need the whole column."""
-        for tally in self.tallies.values():
-            yield tally.done()
-        share = self.missing / max(self.rows, 1)
-        if self.column.max_missing is not None:
-            over = share > self.column.max_missing
-            required = f"at most {self.column.max_missing:.0%} missing; {share:.1%} are"
-            severity = self.column.severity_of("missing")
-            yield RuleCount(
-                rule="missing",
-                column=self.name,
-                required=required,
-                severity=severity,
-                violations=self.missing * over,
-            )
-        if self.column.role == "target":
-            required = "a target with at least two different values"
-            severity = self.column.severity_of("varies")
-            yield RuleCount(
-                rule="varies",
-                column=self.name,
-                required=required,
-                severity=severity,
-                violations=int(not self.varies),
-            )
-
-
 # %% ../nbs/parts/contract_checks.ipynb #49046f8c
-class _KeyCheck:
-    """One key over batches, spilled to files in a folder."""
+def key_hashes(
+    names: Sequence[str], typed: Mapping[str, pa.Array], numbers: Numbers
+) -> tuple[Hashes, Numbers]:
+    """Return the hash of the key of each row that has one, and the numbers of these rows.
 
-    def __init__(self, names: tuple[str, ...], severity: Severity, folder: Path) -> None:
-        self.names, self.severity = names, severity
-        self.repeats = Repeats(folder)
+    Rows with a gap are left out first: a column with gaps would have other types, and the same key another hash.
+    """
+    whole = np.all([np.asarray(pc.is_valid(typed[name])) for name in names], axis=0)
+    frame = pd.DataFrame({name: typed[name].filter(pa.array(whole)).to_pandas() for name in names})
+    return hashes_of(frame), numbers[whole]
 
-    def add(self, batch: dict[str, pa.Array], first_row: int) -> None:
-        """Add the keys of a batch."""
-        frame = pd.DataFrame({name: batch[name].to_pandas() for name in self.names})
-        whole = frame.notna().all(axis=1).to_numpy()
-        self.repeats.add(hashes_of(frame)[whole], first_row + np.flatnonzero(whole))
 
-    def done(self) -> RuleCount:
-        """Return how many rows repeat a key of an earlier row."""
-        count, rows = self.repeats.found(KEPT)
-        offences = tuple(Offence(row=row, value="the key of an earlier row") for row in rows)
-        return RuleCount(
-            rule="unique",
-            column=", ".join(self.names),
-            required="a value of its own in each row",
-            severity=self.severity,
-            violations=count,
-            offences=offences,
-        )
+def key_rule(
+    names: Sequence[str], severity: Severity, count: int, rows: Sequence[int] | NDArray[Any]
+) -> RuleCount:
+    """Return how many rows repeat a key of an earlier row, and the numbers of the first of them."""
+    offences = tuple(Offence(row=int(row), value="the key of an earlier row") for row in rows)
+    return RuleCount(
+        rule="unique",
+        column=", ".join(names),
+        required="a value of its own in each row",
+        severity=severity,
+        violations=count,
+        offences=offences,
+    )
+
+
+def keys_of(contract: Contract, present: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the keys of a contract whose columns are all there."""
+    return [key for key in contract.unique if set(key) <= set(present)]
 
 
 # %% ../nbs/parts/contract_checks.ipynb #54813842
@@ -270,7 +127,7 @@ def _whole(contract: Contract, rows: int, newest: datetime | None, as_of: dateti
         )
 
 
-def _columns(path: str | Path, contract: Contract) -> tuple[list[str], list[RuleCount]]:
+def columns_there(path: str | Path, contract: Contract) -> tuple[list[str], list[RuleCount]]:
     """Return the columns that are there, and the counts of those that are not, or that nobody expected."""
     names = columns_of(path)
     rules = []
@@ -300,6 +157,29 @@ def _columns(path: str | Path, contract: Contract) -> tuple[list[str], list[Rule
     return [name for name in contract.columns if name in names], rules
 
 
+def table_report(
+    contract: Contract,
+    count: TableCount,
+    rules: Sequence[RuleCount],
+    keys: Sequence[RuleCount],
+    as_of: datetime | None = None,
+) -> TableReport:
+    """Return the report of a count, of `rules` about which columns are there, and of the keys.
+
+    `as_of` (UTC, without a zone) is the time freshness counts from, by default now.
+    """
+    found = [*rules]
+    for name, column in count.columns.items():
+        found += column_rules(name, contract.columns[name], column)
+    found += keys
+    found += _whole(contract, count.rows, count.newest, as_of or datetime.now(UTC).replace(tzinfo=None))
+    columns = {
+        name: ColumnSummary(missing=one.missing / max(count.rows, 1), low=one.low, high=one.high)
+        for name, one in count.columns.items()
+    }
+    return TableReport(rows=count.rows, rules=tuple(found), columns=columns)
+
+
 def check_table(
     path: str | Path,
     contract: Contract,
@@ -308,32 +188,21 @@ def check_table(
 ) -> TableReport:
     """Count the violations of a contract in a table; `write` is given each batch in the types of the contract.
 
-    `as_of` (UTC, without a zone) is the time freshness counts from, by default now. InputError for a table that cannot be read.
+    `as_of` is as in `table_report`. InputError for a table that cannot be read.
     """
-    present, rules = _columns(path, contract)
-    checks = {name: _ColumnCheck(name, contract.columns[name]) for name in present}
-    rows, newest = 0, None
+    present, rules = columns_there(path, contract)
+    count = TableCount()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        keys = [
-            _KeyCheck(key, contract.severity_of("unique"), folder / str(number))
-            for number, key in enumerate(contract.unique)
-            if set(key) <= set(present)
-        ]
+        keys = [(key, Repeats(folder / str(number))) for number, key in enumerate(keys_of(contract, present))]
         for batch in stored_batches(path, present):
-            typed = {name: check.add(batch.rows[name], batch.first_row) for name, check in checks.items()}
-            rows += batch.rows.num_rows
-            for key in keys:
-                key.add(typed, batch.first_row)
-            if contract.time in typed:
-                latest = pc.max(typed[contract.time]).as_py()
-                newest = max((moment for moment in (newest, latest) if moment), default=None)
+            numbers = batch.first_row + np.arange(batch.rows.num_rows)
+            typed, found = count_batch(contract, batch.rows, present, numbers)
+            count += found
+            for key, repeats in keys:
+                repeats.add(*key_hashes(key, typed, numbers))
             if write:
                 write(pa.record_batch(list(typed.values()), names=list(typed)))
-        rules += [rule for check in checks.values() for rule in check.done()] + [key.done() for key in keys]
-    rules += _whole(contract, rows, newest, as_of or datetime.now(UTC).replace(tzinfo=None))
-    columns = {
-        name: ColumnSummary(missing=check.missing / max(rows, 1), low=check.low, high=check.high)
-        for name, check in checks.items()
-    }
-    return TableReport(rows=rows, rules=tuple(rules), columns=columns)
+        severity = contract.severity_of("unique")
+        repeated = [key_rule(key, severity, *repeats.found(KEPT)) for key, repeats in keys]
+    return table_report(contract, count, rules, repeated, as_of)

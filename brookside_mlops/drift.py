@@ -32,7 +32,7 @@ from .profiles import Profile, as_parquet, profile_file, sorted_column
 from .wasserstein import wasserstein_exact
 
 _all_ = ["NUMBERS", "FeatureDrift", "Thresholds", "judge_feature", "measure_feature"]
-Verdict = Literal["pass", "warning", "critical"]
+Verdict = Literal["pass", "warning", "critical", "none"]
 
 # %% auto #0
 __all__ = [
@@ -50,7 +50,10 @@ __all__ = [
 
 # %% ../nbs/parts/drift.ipynb #e9f5f544
 class DriftReport(BaseModel):
-    """The features of two tables compared, those that moved most first, and the share of the counted ones that drifted."""
+    """The features of two tables compared, those that moved most first, and the share of the counted ones that drifted.
+
+    Under `min_rows` new rows there is no verdict: it is `none`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,6 +61,7 @@ class DriftReport(BaseModel):
     features: tuple[FeatureDrift, ...]
     share: float
     verdict: Verdict
+    min_rows: int = 1
 
     def drifted(self) -> list[FeatureDrift]:
         """Return the features that drifted."""
@@ -65,6 +69,8 @@ class DriftReport(BaseModel):
 
     def sentence(self) -> str:
         """Return the report in a sentence."""
+        if self.verdict == "none":
+            return f"No verdict: {self.rows[1]:,} rows are fewer than min_rows, {self.min_rows:,}"
         names = ", ".join(one.feature for one in self.drifted()[:5]) or "none"
         counted = sum(one.counted for one in self.features)
         aside = ", ".join(one.feature for one in self.features if not one.counted)
@@ -135,7 +141,15 @@ def compare(
     verdict: Verdict = (
         "critical" if share >= limits.critical else "warning" if share >= limits.warning else "pass"
     )
-    return DriftReport(rows=(before.rows, now.rows), features=tuple(found), share=share, verdict=verdict)
+    if now.rows < limits.min_rows:
+        verdict = "none"
+    return DriftReport(
+        rows=(before.rows, now.rows),
+        features=tuple(found),
+        share=share,
+        verdict=verdict,
+        min_rows=limits.min_rows,
+    )
 
 
 def _exact_distances(reference: str | Path, current: str | Path, names: Collection[str]) -> dict[str, Exact]:

@@ -73,6 +73,8 @@ class Thresholds:
     domain_warning: float = 0.55
     domain_critical: float = 0.70
     accuracy_drop: float = 0.05
+    min_rows: int = 1
+    min_labels: int = 50
 
     def __post_init__(self) -> None:
         """Refuse a method that does not exist or does not fit. Raises InputError."""

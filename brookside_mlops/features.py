@@ -5,6 +5,7 @@
 # %% ../nbs/parts/features.ipynb #57c38183
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,15 +104,18 @@ def _positive(usecase: UseCase, classes: tuple[str, ...]) -> str:
     return usecase.positive or (classes[-1] if len(classes) == 2 else "")
 
 
-def features_of(contract: Contract, usecase: UseCase, train: pd.DataFrame) -> Features:
+def features_of(
+    contract: Contract, usecase: UseCase, train: pd.DataFrame, filled: Collection[str] | None = None
+) -> Features:
     """Return what a model of the use case takes, from the contract and the training rows.
 
+    `filled` are the columns with a value in them; where it is given, `train` needs the target alone.
     Raises InputError where no feature is left, a target has one class, or more than 100.
     """
     columns = tuple(
         FeatureColumn(name=name, kind=_KINDS[contract.columns[name].kind])
         for name in contract.features
-        if name in train and train[name].notna().any()
+        if (name in train and train[name].notna().any() if filled is None else name in filled)
     )
     if not columns:
         raise InputError(f"contract of {usecase.name}: no feature has a value in the training rows")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.model_selection import KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import TargetEncoder
@@ -15,21 +16,29 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from .features import Features, class_names, model_inputs
 
 # %% auto #0
-__all__ = ["SAMPLE", "SUSPICIOUS", "single_column_power"]
+__all__ = ["SAMPLE", "SUSPICIOUS", "sampled_places", "single_column_power"]
 
 # %% ../nbs/parts/leakage.ipynb #2a473b9f
 SAMPLE = 20_000
 SUSPICIOUS = 0.95
 
 
-def single_column_power(frame: pd.DataFrame, features: Features, seed: int = 0) -> dict[str, float]:
+def sampled_places(rows: int, seed: int = 0) -> NDArray[np.intp]:
+    """Return the places of the rows that are looked at, of a number of rows: at most 20,000, drawn at random."""
+    return np.random.RandomState(seed).choice(rows, min(rows, SAMPLE), replace=False)
+
+
+def single_column_power(
+    frame: pd.DataFrame, features: Features, seed: int = 0, *, sampled: bool = False
+) -> dict[str, float]:
     """Return how well each feature alone predicts the target, 0 (as guessing) to 1 (always), the best first.
 
-    At most 20,000 rows are used. Clustering has no target and gives an empty mapping.
+    The rows are those at `sampled_places`; `sampled`: the frame has these alone.
+    Clustering has no target and gives an empty mapping.
     """
     if features.task == "clustering":
         return {}
-    rows = frame.sample(min(len(frame), SAMPLE), random_state=seed)
+    rows = frame if sampled else frame.iloc[sampled_places(len(frame), seed)]
     inputs = model_inputs(rows, features)
     classes = features.task == "classification"
     target = class_names(rows[features.target]) if classes else rows[features.target].to_numpy(dtype=float)

@@ -145,6 +145,8 @@ def drift_limits(project: Path, environment: str) -> Thresholds:
         critical=drift.critical_share,
         numbers=how.numbers,
         categories=how.categories,
+        min_rows=drift.min_rows,
+        min_labels=profile.model_performance.min_labels,
         domain_warning=how.domain_warning,
         domain_critical=how.domain_critical,
         accuracy_drop=profile.model_performance.max_accuracy_drop,

@@ -35,7 +35,6 @@ from .results import Check
 # %% auto #0
 __all__ = [
     "SURE",
-    "FEWEST_LABELS",
     "HEADLINES",
     "Version",
     "draw_rows",
@@ -188,7 +187,6 @@ def inspect(
 
 
 # %% ../nbs/parts/version_drift.ipynb #f6478451
-FEWEST_LABELS = 50
 HEADLINES = {"classification": "accuracy", "regression": "mape"}
 
 
@@ -204,13 +202,15 @@ def _drop(before: Estimate, now: Estimate, share: bool) -> tuple[float, float, f
     return middle, middle - low, middle + high
 
 
-def accuracy_check(name: str, found: VersionDrift, stop: bool, most: float = 0.05) -> Check | None:
+def accuracy_check(
+    name: str, found: VersionDrift, stop: bool, limits: Thresholds | None = None
+) -> Check | None:
     """Return whether the headline metric has dropped, by labels where enough have come, else as estimated; None where it is not known.
 
-    `most` is how far a share may drop; errors may grow by that part of themselves.
+    A share may drop by `limits.accuracy_drop`, errors may grow by that part of themselves; under `limits.min_labels` labels say nothing.
     """
-    before = found.accepted.get(name)
-    by_labels = found.labelled >= FEWEST_LABELS
+    limits, before = limits or Thresholds(), found.accepted.get(name)
+    by_labels, most = found.labelled >= limits.min_labels, limits.accuracy_drop
     now = (found.real if by_labels else found.expected).get(name)
     if before is None or now is None:
         return None
@@ -232,10 +232,10 @@ def accuracy_check(name: str, found: VersionDrift, stop: bool, most: float = 0.0
     )
 
 
-def relation_check(name: str, found: VersionDrift) -> Check | None:
+def relation_check(name: str, found: VersionDrift, limits: Thresholds | None = None) -> Check | None:
     """Return whether labels say what the estimate said; None where there are too few labels, or no estimate."""
     guess, real = found.expected_of_labelled.get(name), found.real.get(name)
-    if guess is None or real is None or found.labelled < FEWEST_LABELS:
+    if guess is None or real is None or found.labelled < (limits or Thresholds()).min_labels:
         return None
     worse = real.value < guess.low if name == "accuracy" else real.value > guess.high
     return Check(
@@ -315,9 +315,6 @@ def consequence_checks(
             )
         )
     name = HEADLINES.get(task, "")
-    checks += [
-        one
-        for one in (accuracy_check(name, found, stop, limits.accuracy_drop), relation_check(name, found))
-        if one
-    ]
+    known = accuracy_check(name, found, stop, limits), relation_check(name, found, limits)
+    checks += [one for one in known if one]
     return checks

@@ -296,3 +296,15 @@ def test_infinities_among_numbers_are_named_by_row_in_either_format(ending: str,
     (rule,) = check_table(path, contract).broken()
     assert (rule.rule, rule.violations, [one.row for one in rule.offences]) == ("kind", 2, [3, 5])
     assert rule.required == "a finite number, as in 12.5"
+
+
+def test_repeated_keys_are_found_where_only_some_batches_have_gaps(tmp_path: Path) -> None:
+    rows = 70_000  # more than one batch, and only the first has a gap
+    number = pd.Series(np.arange(rows), dtype="Int64")
+    number[3], number[rows - 1] = None, 5
+    pd.DataFrame({"number": number}).to_parquet(tmp_path / "table.parquet")
+    contract = Contract(unique=(("number",),), columns={"number": Column(kind="integer", nullable=True)})
+    (unique,) = [
+        one for one in check_table(tmp_path / "table.parquet", contract).rules if one.rule == "unique"
+    ]
+    assert [one.row for one in unique.offences] == [rows]

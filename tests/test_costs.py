@@ -183,6 +183,16 @@ def test_what_if_by_command(here: Path) -> None:
         assert result.exit_code == 2 and said in result.stderr
 
 
+def test_what_if_on_a_tier_without_a_price_says_how_to_get_one(here: Path) -> None:
+    for words in (("--tier", "reserved_3_years"), ("--tier", "reserved-3-years", "--instances", 3)):
+        result = call("what-if", "-e", "prod", *words)
+        assert result.exit_code == 2 and "a month" not in result.output
+        said = " ".join(result.output.split())
+        assert "[price.Standard_DS3_v2] reserved_3_years: there is no price" in said
+        assert "there is one for pay_as_you_go, low_priority, reserved_1_year" in said
+        assert "brookside-mlops costs refresh" in said
+
+
 def test_a_thousand_predictions_cost_what_their_instances_cost(here: Path) -> None:
     prices = read_prices(here)
     assert unit_cost("e", Served(predictions=0, seconds=60), prices, TWO).per_thousand is None

@@ -264,3 +264,11 @@ def test_infinities_are_read_from_csv_as_from_parquet(tmp_path: Path) -> None:
     assert of_csv.features["x"].infinite == of_parquet.features["x"].infinite == 13
     report = compare_tables(tmp_path / "a.csv", tmp_path / "a.parquet")
     assert report.verdict == "pass" and not report.drifted()
+
+
+def test_under_so_few_rows_there_is_no_verdict() -> None:
+    before = pd.DataFrame({"x": np.random.default_rng(0).normal(size=1_000)})
+    now = profile(before.iloc[:99] + 9, like=profile(before))
+    few, enough = (compare(profile(before), now, Thresholds(min_rows=rows)) for rows in (100, 99))
+    assert few.verdict == "none" and few.share == enough.share == 1 and enough.verdict == "critical"
+    assert few.sentence() == "No verdict: 99 rows are fewer than min_rows, 100"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from typer.testing import CliRunner
 from brookside_mlops import spark_profiles, spark_session, spark_training
 from brookside_mlops.bundle import Bundle
 from brookside_mlops.cli import app
-from brookside_mlops.datasets import read_table
+from brookside_mlops.contract_checks import check_table
+from brookside_mlops.contracts import Column, Contract, Freshness, RowCount
+from brookside_mlops.datasets import columns_of, read_table
 from brookside_mlops.drift import DriftReport, compare_tables
 from brookside_mlops.endpoints.local import LocalEndpoint
 from brookside_mlops.errors import InputError
@@ -29,11 +32,16 @@ from brookside_mlops.onnx_export import compare_bundle
 from brookside_mlops.pipeline import advance, run_stage
 from brookside_mlops.profiles import profile, profile_file
 from brookside_mlops.runs import Run
+from brookside_mlops.spark_checks import numbered_rows, spark_check_table
+from brookside_mlops.spark_splits import spark_rows
 from brookside_mlops.stages.drift import DriftResult
+from brookside_mlops.stages.engineer import engineer
 from brookside_mlops.stages.train import TrainResult
+from brookside_mlops.stages.validate import validate
 from brookside_mlops.training import Machine, Recipe, Trained, TrainingData, fit, search
 
 pytestmark = pytest.mark.spark
+ON_SPARK = ("01_validate.ipynb", "02_engineer.ipynb", "03_train.ipynb", "08_drift.ipynb")
 RECIPE = Recipe(trees=300, patience=20)
 
 
@@ -160,6 +168,105 @@ def test_missing_pyspark_or_java_is_said_before_anything_starts(
         spark_session.need_spark()
     result = CliRunner().invoke(app, ["run", "--set", "engine=dask"])
     assert result.exit_code == 2 and "one of local, spark" in result.output
+
+
+FAULTY = Contract(
+    rows=RowCount(min=10_000),
+    unique=(("id",), ("number", "word or two")),
+    freshness=Freshness(max_age_days=10),
+    columns={
+        "amount": Column(kind="number", min=0.5, max=1e6),
+        "a.b `c`": Column(kind="integer", min=2),
+        "word or two": Column(kind="category", allowed=("a", "b"), max_missing=0.05, nullable=True),
+        "flag": Column(kind="boolean"),
+        "seen": Column(kind="datetime", role="time", max="2025-01-10"),
+        "seen there": Column(kind="datetime", role="ignore"),
+        "nothing": Column(kind="number", role="target"),
+        "id": Column(kind="text", role="key"),
+        "number": Column(kind="integer", nullable=True),
+        "absent": Column(kind="number"),
+    },
+)
+AS_OF = datetime(2026, 1, 1)
+
+
+def faulty(rows: int) -> pd.DataFrame:
+    """Return a table that breaks every rule of that contract, with keys that repeat within and across its parts."""
+    table = mixed(rows, 5).assign(number=np.arange(rows) % (rows - 400), surplus=1)
+    table.loc[::13, "number"] = None
+    table.loc[[40, 41, rows // 2, rows - 1], "id"] = "row 3"
+    return table.drop(columns="Amount")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+@pytest.mark.parametrize("size", ["2g", "20k"])
+def test_contract_is_counted_as_on_one_machine_however_the_table_is_cut(
+    spark: Any, tmp_path: Path, ending: str, size: str
+) -> None:
+    path = tmp_path / f"table.{ending}"
+    table = faulty(9_000)
+    if ending == "csv":
+        table.loc[[8, 8_000], "a.b `c`"] = -1
+        table.astype({"flag": object}).assign(flag=table["flag"].astype(str)).to_csv(path, index=False)
+    else:
+        table.to_parquet(path, row_group_size=500)
+    usual = spark.conf.get("spark.sql.files.maxPartitionBytes")
+    spark.conf.set("spark.sql.files.maxPartitionBytes", size)
+    try:
+        with numbered_rows(spark, path, columns_of(path)) as rows:
+            parts = rows.rdd.getNumPartitions()
+        there = spark_check_table(spark, path, FAULTY, AS_OF)
+    finally:
+        spark.conf.set("spark.sql.files.maxPartitionBytes", usual)
+    assert (parts > 3) == (size == "20k" and ending == "parquet") or ending == "csv"
+    assert there == check_table(path, FAULTY, as_of=AS_OF)
+    broken = {rule.rule for rule in there.broken()}
+    assert {"present", "kind", "missing", "range", "allowed", "rows", "freshness", "unique"} <= broken
+    again = next(rule for rule in there.rules if rule.column == "id" and rule.rule == "unique")
+    assert [one.row for one in again.offences] == [41, 42, 4_501, 9_000]
+
+
+def test_rows_are_found_by_their_places_in_any_order(spark: Any, tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    mixed(2_000, 6).drop(columns="amount").to_parquet(path, row_group_size=200)
+    table, places = read_table(path), np.random.default_rng(0).permutation(2_000)[:150]
+    with numbered_rows(spark, path, columns_of(path)) as rows:
+        found = spark_rows(rows.repartition(5), columns_of(path), places)
+    pd.testing.assert_frame_equal(found, table.iloc[places].reset_index(drop=True), check_dtype=False)
+
+
+@pytest.mark.parametrize("usecase", ["viability", "cost", "patterns"])
+def test_validation_and_engineering_on_spark_give_the_results_of_one_machine(
+    spark: Any, project: Path, usecase: str
+) -> None:
+    runs = [Run.create(project, "dev", usecase) for _ in range(2)]
+    found = []
+    for run, engine in zip(runs, ("local", "spark"), strict=True):
+        first = validate(run, rows=2_000, engine=engine)
+        path = run.folder / "data.parquet"
+        table = read_table(path)
+        table.loc[:60, "submitted_at"] = pd.NaT  # rows without a time, and a class that only the newest have
+        table.loc[table["submitted_at"].nlargest(9).index, "viable"] = "perhaps"
+        table["data_volume"] = table["data_volume"].where(table["submitted_at"].rank() > 1_900)
+        table.to_parquet(path)
+        run.finish(first)
+        found.append((first, engineer(run, engine=engine)))
+        run.finish(found[-1][1])
+    (first, second), (third, fourth) = found
+    assert first.report == third.report and first.checks == third.checks
+    assert second == fourth
+    for name in (
+        "data.parquet",
+        "train.parquet",
+        "valid.parquet",
+        "test.parquet",
+        "features.json",
+        "contract.yaml",
+    ):
+        if name.endswith(".parquet"):
+            assert read_table(runs[0].path(name)).equals(read_table(runs[1].path(name)))
+        else:
+            assert runs[0].path(name).read_bytes() == runs[1].path(name).read_bytes()
 
 
 OPEN = """
@@ -329,6 +436,7 @@ def test_run_on_spark_ends_in_an_endpoint_that_answers(project: Path) -> None:
     small = {"rows": 2_500, "bootstrap": 100, "trees": 1500, "seconds": 1}
     run = Run.create(project, "dev", "viability", small | {"engine": "spark"})
     advance(run, lambda event: None)
+    assert all('engine = "spark"' in (run.folder / name).read_text().replace("\\", "") for name in ON_SPARK)
     result = run.read(TrainResult, "train")
     assert result.engine == "spark" and result.converged
     said = (run.folder / "03_train.ipynb").read_text()

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from brookside_mlops.bootstrap import Estimate
 from brookside_mlops.bundle import Bundle
 from brookside_mlops.cli import app
-from brookside_mlops.drift import compare_tables
+from brookside_mlops.drift import Thresholds, compare_tables
 from brookside_mlops.errors import InputError
 from brookside_mlops.files import sha256
 from brookside_mlops.fresh_data import add_labels, fresh_data
@@ -185,6 +185,10 @@ def test_a_changed_relation_shows_when_labels_come(trained: Trained) -> None:
     assert agrees is not None and agrees.verdict == "warning"
     blind = accuracy_check("accuracy", inspect(version, late.drop(columns="viable")), stop=True)
     assert blind is not None and blind.verdict == "pass", "without labels nothing can show it"
+    more = Thresholds(min_labels=len(late) + 1)
+    early = accuracy_check("accuracy", found, stop=True, limits=more)
+    assert early is not None and "estimated without labels" in early.measured
+    assert relation_check("accuracy", found, more) is None
 
 
 def test_harder_rows_lower_the_estimate(trained: Trained) -> None:

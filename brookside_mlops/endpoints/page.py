@@ -82,9 +82,16 @@ def driven_by(row: Row, now: float) -> Driven:
 
 
 def read_page(
-    state: EndpointState, deployments: list[DeploymentView], mirror: MirrorView | None, lost: int, now: float
+    state: EndpointState,
+    deployments: list[DeploymentView],
+    mirror: MirrorView | None,
+    lost: tuple[int, int],
+    now: float,
 ) -> PageView:
-    """Return the page, with versions, rollout and events from the state folder; `now` in seconds since 1970."""
+    """Return the page, with versions, rollout and events from the state folder; `now` in seconds since 1970.
+
+    `lost` counts rows that the log could not keep, and samples that could not be written.
+    """
     folder, faults = state.folder.parent.parent, []
     driven, events, monitor = None, [], None
     try:
@@ -103,7 +110,7 @@ def read_page(
         monitor = read_monitor(folder, state.name)
     except (BrooksideError, ValidationError) as error:
         faults.append(f"What the monitor saw cannot be read ({type(error).__name__}).")
-    rest = {"mirror": mirror, "monitor": monitor, "faults": faults, "lost": lost}
+    rest = {"mirror": mirror, "monitor": monitor, "faults": faults, "lost": lost[0], "samples_lost": lost[1]}
     return page_view(state.name, deployments, driven, events, **rest)
 
 
@@ -240,4 +247,5 @@ class Page:
             return self._shown
 
     def _read(self, deployments: list[DeploymentView], mirror: MirrorView | None) -> str:
-        return read_page(self.state, deployments, mirror, self.log.lost, time.time()).model_dump_json()
+        lost = self.log.lost, sum(one.samples_lost for one in list(self.fleet.stats.values()))
+        return read_page(self.state, deployments, mirror, lost, time.time()).model_dump_json()

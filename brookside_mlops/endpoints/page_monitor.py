@@ -29,6 +29,8 @@ class HourView(_Part):
     requests: int | None = None
     rate: float | None = None
     error_rate: float | None = None
+    refused_rate: float | None = None
+    categories: dict[str, int] = Field(default_factory=dict)
     availability: float | None = None
     p50_ms: float | None = None
     p95_ms: float | None = None

@@ -322,7 +322,10 @@ class EventView(View):
 
 
 class PageView(View):
-    """All that the page shows. `faults` says what could not be read, `lost` counts rows that the log could not keep."""
+    """All that the page shows. `faults` says what could not be read.
+
+    `lost` counts rows that the log could not keep, `samples_lost` sampled requests that could not be written.
+    """
 
     endpoint: str
     deployments: list[DeploymentView]
@@ -333,6 +336,7 @@ class PageView(View):
     events: list[EventView] = Field(default_factory=list)
     faults: list[str] = Field(default_factory=list)
     lost: int = 0
+    samples_lost: int = 0
 
 
 def _words(value: Any) -> str:
@@ -357,7 +361,7 @@ def page_view(
     rows: Sequence[AuditRow] = (),
     **rest: Any,
 ) -> PageView:
-    """Return the page of an endpoint. `rest` are fields of the page that are shown as they are: mirror, monitor, faults, lost."""
+    """Return the page of an endpoint. `rest` are fields of the page that are shown as they are: mirror, monitor, faults, lost, ..."""
     record = driven.record if driven else None
     moving = record is not None and record.state not in ENDED
     roles: dict[str, Any] = {record.new: "new", record.old: "stable"} if record and moving else {}

@@ -158,6 +158,16 @@ class DriftResult(StageResult):
 
 def report_checks(report: DriftReport, limits: Thresholds, stop: bool) -> list[Check]:
     """Return the verdict table of a report: the share, and a row per drifted feature."""
+    if report.verdict == "none":
+        few = Check(
+            name="rows",
+            measured=f"{report.rows[1]:,}",
+            required=f"at least {report.min_rows:,}",
+            verdict="warning",
+            next_step="So few rows say nothing, so there is no verdict: wait for more, or lower data_drift.min_rows of "
+            "monitoring-config.yml.",
+        )
+        return [few]
     failing = stop and report.verdict == "critical"
     verdict = "fail" if failing else "pass" if report.verdict == "pass" else "warning"
     step = (
@@ -215,7 +225,7 @@ def drift_of(run: Run, source: Source, stop_when_critical: bool = False) -> Drif
     report = compare(*source.features, limits)
     found = inspected(source, report, limits)
     checks = report_checks(report, limits, stop_when_critical)
-    if found is not None and source.version is not None:
+    if found is not None and source.version is not None and report.verdict != "none":
         checks += consequence_checks(source.version.bundle.info.task, found, limits, stop_when_critical)
     return DriftResult(
         stage="drift",

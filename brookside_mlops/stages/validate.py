@@ -10,24 +10,29 @@ __all__ = [
     "rule_check",
     "report_checks",
     "completed",
+    "checked_here",
+    "checked_on_spark",
     "validate",
     "missing_picture",
     "range_picture",
 ]
 
 # %% ../../nbs/stages/01_validate.ipynb #5947edc0
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 from pydantic import Field
 
-from ..contract_checks import RuleCount, TableReport, check_table
+from ..contract_checks import TableReport, check_table
+from ..contract_counts import RuleCount
 from ..contract_files import read_contract, write_contract
 from ..contract_inference import infer_contract
 from ..contracts import Contract, for_usecase
-from ..datasets import parquet_writer, table_path, write_parquet
+from ..datasets import parquet_writer, stored_batches, table_path, write_parquet
 from ..errors import InputError
 from ..files import sha256
+from ..kinds import convert
 from ..plots import COLOURS, Picture, describe, figure
 from ..portfolio import portfolio
 from ..results import Check, StageResult, worst
@@ -143,18 +148,43 @@ def completed(batch: pa.RecordBatch, contract: Contract) -> pa.RecordBatch | Non
     return pa.record_batch(columns, schema=schema)
 
 
-def validate(run: Run, *, data: str = "", rows: int = 20_000) -> ValidateResult:
-    """Check the table of a run against its contract and write it as data.parquet in the contract's types."""
+def checked_here(table: Path, contract: Contract, write: Callable[[pa.RecordBatch], None]) -> TableReport:
+    """Check a table on this machine; `write` is given its rows in the contract's types, in the same pass."""
+
+    def keep(batch: pa.RecordBatch) -> None:
+        whole = completed(batch, contract)
+        if whole is not None:
+            write(whole)
+
+    return check_table(table, contract, keep)
+
+
+def checked_on_spark(table: Path, contract: Contract, write: Callable[[pa.RecordBatch], None]) -> TableReport:
+    """Check a table on Spark, and then give `write` its rows in the contract's types. Raises InputError where Spark cannot run."""
+    from brookside_mlops.spark_checks import spark_check_table
+    from brookside_mlops.spark_session import spark_session
+
+    with spark_session() as spark:
+        report = spark_check_table(spark, table, contract)
+    names = [name for name in contract.columns if name in report.columns]
+    for batch in stored_batches(table, names):
+        typed = {name: convert(batch.rows[name], contract.columns[name].kind)[0] for name in names}
+        whole = completed(pa.record_batch(typed), contract)
+        if whole is not None:
+            write(whole)
+    return report
+
+
+def validate(run: Run, *, data: str = "", rows: int = 20_000, engine: str = "local") -> ValidateResult:
+    """Check the table of a run against its contract and write it as data.parquet in the contract's types.
+
+    `engine` is `local` or `spark`.
+    """
     table = source_table(run, data, rows)
     contract, inferred = contract_for(run, table)
+    check = checked_on_spark if engine == "spark" else checked_here
     with parquet_writer(run.new("data.parquet"), contract.arrow_schema()) as write:
-
-        def keep(batch: pa.RecordBatch) -> None:
-            whole = completed(batch, contract)
-            if whole is not None:
-                write(whole)
-
-        report = check_table(table, contract, keep)
+        report = check(table, contract, write)
     write_contract(run.new("contract.yaml"), contract)
     digest = sha256(table)
     with run.change() as record:

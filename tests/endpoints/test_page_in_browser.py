@@ -31,6 +31,7 @@ from brookside_mlops.bundle import Bundle
 from brookside_mlops.endpoints.local import LocalEndpoint
 from brookside_mlops.endpoints.tickets import Tickets
 from brookside_mlops.monitor import Watched, look
+from brookside_mlops.monitoring import read_rows
 from brookside_mlops.results import Check
 from brookside_mlops.rollout import Context
 from brookside_mlops.rollout_driver import roll_out
@@ -299,6 +300,9 @@ def test_page_shows_open_alerts_and_the_last_hour(browser: Browser, served: Serv
     state = served.folder / "state"
     AlertStore(state).silence(NAME, Silence(rule="slow", start=0, end=1e10, by=HOSTILE))
     watched = Watched(state, NAME, rules, Means(state, {}))
+    assert served.endpoint.score(b"no JSON").status == 400
+    log = served.endpoint.state.requests
+    browser.wait(lambda: 400 in read_rows(log, 0, 1e11).status, "the refused request in the log")
     look(watched, time.time() + 62)  # the minute that has just begun is over then
     browser.wait(lambda: browser.text("#open-alerts .rule") == "busy", "the alert")
     lines = browser.run(
@@ -308,7 +312,8 @@ def test_page_shows_open_alerts_and_the_last_hour(browser: Browser, served: Serv
     assert "since 20" in lines[0] and "alert: above 0" in lines[0] and f"silenced by {HOSTILE}" in lines[1]
     assert browser.run("return document.querySelectorAll('img, b').length") == 0
     numbers = browser.run("return [...document.querySelectorAll('#hour dd')].map((one) => one.innerText)")
-    assert int(numbers[0].replace(",", "")) > 0 and numbers[2:4] == ["0.0 %", "100.0 %"]
+    assert int(numbers[0].replace(",", "")) > 0 and numbers[2] == "0.0 %" and numbers[4] == "100.0 %"
+    assert "1 refused (400 and the like" in browser.text("#not-answered")
     chart = "return document.querySelector('#hour-chart').getClientRects().length && "
     assert browser.run(f"{chart} document.querySelector('#hour-chart .line').getAttribute('d')").startswith(
         "M"

@@ -7,12 +7,13 @@ const HOUR = [
   ["requests", (hour) => number(hour.requests, 0)],
   ["req/s", (hour) => number(hour.rate, hour.rate >= 100 ? 0 : hour.rate >= 1 ? 1 : 2)],
   ["errors", (hour) => share(hour.error_rate)],
+  ["refused", (hour) => share(hour.refused_rate)],
   ["available", (hour) => share(hour.availability)],
   ["P50 ms", (hour) => spread(hour.p50_ms)],
   ["P95 ms", (hour) => spread(hour.p95_ms)],
   ["P99 ms", (hour) => spread(hour.p99_ms)],
 ];
-const FIELDS = ["requests", "rate", "error_rate", "availability", "p50_ms", "p95_ms", "p99_ms"];
+const FIELDS = ["requests", "rate", "error_rate", "refused_rate", "availability", "p50_ms", "p95_ms", "p99_ms"];
 
 const share = (value) => `${number(100 * value, value > 0.999 && value < 1 ? 2 : 1)} %`;
 const time = (seconds) => new Date(1000 * seconds).toISOString();
@@ -59,7 +60,23 @@ function drawHour(svg, history) {
   svg.setAttribute("aria-label", `Requests per second in the last hour: at most ${spread(most)} in five minutes.`);
 }
 
-function showMonitor(view, endpoint) {
+const WHY = {
+  refused: "400 and the like, which the caller has to mend", overload: "429, too many at once",
+  failed: "500", unavailable: "502 and 503, nobody to answer", timeout: "504, no answer in time",
+};
+
+function unanswered(page) {
+  const kinds = Object.entries(page.monitor?.hour.categories ?? {});
+  const asked = kinds.map(([kind, count]) => `${number(count, 0)} ${kind} (${WHY[kind] ?? kind})`);
+  const lost = [["rows of the log", page.lost], ["samples", page.samples_lost]].filter(([, count]) => count);
+  return [
+    asked.length ? `Not answered in the last hour: ${asked.join(", ")}.` : "",
+    lost.length ? `Lost since the server began: ${lost.map(([name, count]) => `${number(count, 0)} ${name}`).join(", ")}.` : "",
+  ].filter((line) => line);
+}
+
+function showMonitor(page) {
+  const { monitor: view, endpoint } = page;
   looked = view?.at ?? 0;
   const alerts = view?.alerts ?? [];
   const open = alerts.filter((alert) => alert.open);
@@ -73,6 +90,8 @@ function showMonitor(view, endpoint) {
     const known = view.hour[FIELDS[HOUR.indexOf(one)]] !== null;
     write(node.lastChild, known ? one[1](view.hour) : "no data");
   });
+  list($("not-answered"), unanswered(page), (line) => line, (line) => el("li", {}, line));
+  reveal($("not-answered"), $("not-answered").children.length);
   drawHour($("hour-chart"), view?.history ?? []);
   write($("monitor-hint"), `To look every minute: brookside-mlops monitor --endpoint ${endpoint} --watch`);
   showAge();

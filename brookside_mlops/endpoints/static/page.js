@@ -283,7 +283,7 @@ function show(next) {
   showTraffic(page);
   showRollout(rollout);
   showAnalysis(page.analysis);
-  showMonitor(page.monitor, page.endpoint);
+  showMonitor(page);
   list($("events"), page.events, (event) => event.number, makeEvent);
   reveal($("no-events"), !page.events.length);
   showAlerts();
