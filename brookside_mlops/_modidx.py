@@ -1416,6 +1416,14 @@ d = {
                 "parts/cost_budgets.html#check_budget",
                 "brookside_mlops/cost_budgets.py",
             ),
+            "brookside_mlops.cost_budgets.need_environments": (
+                "parts/cost_budgets.html#need_environments",
+                "brookside_mlops/cost_budgets.py",
+            ),
+            "brookside_mlops.cost_budgets.need_month": (
+                "parts/cost_budgets.html#need_month",
+                "brookside_mlops/cost_budgets.py",
+            ),
             "brookside_mlops.cost_budgets.read_daily": (
                 "parts/cost_budgets.html#read_daily",
                 "brookside_mlops/cost_budgets.py",
@@ -1793,6 +1801,7 @@ d = {
                 "parts/drift.html#driftreport.sentence",
                 "brookside_mlops/drift.py",
             ),
+            "brookside_mlops.drift._broken": ("parts/drift.html#_broken", "brookside_mlops/drift.py"),
             "brookside_mlops.drift._exact_distances": (
                 "parts/drift.html#_exact_distances",
                 "brookside_mlops/drift.py",
@@ -7326,6 +7335,10 @@ d = {
             ),
             "brookside_mlops.yaml_models._model_at": (
                 "parts/yaml_models.html#_model_at",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models._own_part": (
+                "parts/yaml_models.html#_own_part",
                 "brookside_mlops/yaml_models.py",
             ),
             "brookside_mlops.yaml_models._repeated": (

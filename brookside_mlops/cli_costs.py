@@ -234,7 +234,14 @@ def budget_command(
     """Show how much of each environment's budget is used. Exit 1 where one is exceeded."""
     import re
 
-    from brookside_mlops.cost_budgets import by_day, check_budget, read_daily, spent_in
+    from brookside_mlops.cost_budgets import (
+        by_day,
+        check_budget,
+        need_environments,
+        need_month,
+        read_daily,
+        spent_in,
+    )
     from brookside_mlops.costs import instances_of, monthly
     from brookside_mlops.monitoring_config import monitoring_config
     from brookside_mlops.reporting import show_json
@@ -242,9 +249,14 @@ def budget_command(
 
     if month and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
         raise InputError(f"--month {month}: a month such as 2026-11 would be right")
+    if month and daily is None:
+        raise InputError(f"--month {month} goes with --daily: a bill whose month it is")
     prices, config = read_prices(Path.cwd()), monitoring_config(Path.cwd())
     bill = read_daily(daily) if daily else None
     month = month or (max(one.day for one in bill).isoformat()[:7] if bill else "")
+    if daily is not None and bill is not None:
+        need_environments(daily, bill, ENVIRONMENTS)
+        need_month(daily, bill, month)
     checks = []
     for name in ENVIRONMENTS:
         settings = _environment(name, usecase)
@@ -275,11 +287,14 @@ def anomalies_command(
 ) -> None:
     """Show the days of a bill that cost much more or less than the same weekday before. Exit 1 where there are any."""
     from brookside_mlops.cost_anomalies import anomalies
-    from brookside_mlops.cost_budgets import by_day, read_daily
+    from brookside_mlops.cost_budgets import by_day, need_environments, read_daily
     from brookside_mlops.reporting import show_json
-    from brookside_mlops.settings import read_prices
+    from brookside_mlops.settings import ENVIRONMENTS, read_prices
 
-    costs = by_day(read_daily(daily), environment)
+    bill = read_daily(daily)
+    if environment:
+        need_environments(daily, bill, ENVIRONMENTS, environment)
+    costs = by_day(bill, environment)
     found = anomalies(costs, last=last)
     if as_json:
         show_json([one.model_dump(mode="json") for one in found])

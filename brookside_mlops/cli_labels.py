@@ -74,7 +74,7 @@ def labels_export(
     endpoint: EndpointOption = "",
     usecase: CaseOption = "",
     environment: EnvironmentOption = "dev",
-    days: Annotated[float, typer.Option(help="How far back the requests go; 0: all of them.")] = 0.0,
+    days: Annotated[float, typer.Option(min=0, help="How far back the requests go; 0: all of them.")] = 0.0,
     as_json: JsonOption = False,
     state_folder: StateOption = None,
 ) -> None:
@@ -87,4 +87,6 @@ def labels_export(
     state, name = chosen_endpoint(endpoint, usecase, environment, state_folder)
     since: Any = datetime.now(UTC) - timedelta(days=days) if days else None
     rows = write_fresh_data(state, name, output, since)
+    if not rows:
+        raise InputError(f"{name}: no kept request of that time has a label, so {output} is not written")
     tell(f"{name}: {rows:,} rows with labels in {output}", {"endpoint": name, "rows": rows}, as_json)

@@ -38,6 +38,8 @@ def report_lines(report: MonitorReport) -> list[str]:
             metric_text(name, getattr(hour, name))
             for name in ("error_rate", "availability", "p50_ms", "p95_ms", "p99_ms")
         )
+    if report.down_minutes:
+        said += f"; down for {report.down_minutes} of its 60 minutes, in which nobody could ask"
     lines = [
         f"{report.endpoint}  {state_text(report.running, report.down)}  {clock_text(report.at)}",
         f"  {said}",
@@ -130,18 +132,34 @@ def _dashboards(found: Sequence[Watched], folder: Path, hours: float) -> list[st
     return paths
 
 
-def _run_due(project: Path, environment: str) -> bool:
-    """Run what is due, say what became of it, and return whether something failed."""
+def _run_due(project: Path, environments: Sequence[str], as_json: bool) -> bool:
+    """Run what is due in some environments, say what became of it, and return whether something failed."""
     from datetime import UTC, datetime
 
     from brookside_mlops.due import run_due
     from brookside_mlops.jobs import due_jobs
 
-    ran = run_due(project, environment, datetime.now(UTC), due_jobs(project))
+    now, jobs = datetime.now(UTC), due_jobs(project)
+    ran = [one for name in environments for one in run_due(project, name, now, jobs)]
+    if as_json:
+        from brookside_mlops.reporting import show_json
+
+        show_json(
+            [
+                {
+                    "environment": one.job.environment,
+                    "job": one.job.name,
+                    "said": one.said,
+                    "error": one.error,
+                }
+                for one in ran
+            ]
+        )
+        return any(one.error for one in ran)
     for one in ran:
-        typer.echo(f"{one.job.name:12} {one.error or one.said}")
+        typer.echo(f"{one.job.environment:8} {one.job.name:12} {one.error or one.said}")
     if not ran:
-        typer.echo(f"nothing is due in {environment}")
+        typer.echo(f"nothing is due in {', '.join(environments)}")
     return any(one.error for one in ran)
 
 
@@ -171,7 +189,10 @@ def monitor_command(
     quiet: Annotated[str, typer.Option("--silence", help="Keep a rule quiet for --minutes.")] = "",
     minutes: Annotated[float, typer.Option(min=1, help="How long --silence lasts.")] = 60,
     by: Annotated[str, typer.Option("--as", help="Who silences; by default the user of this shell.")] = "",
-    due: Annotated[bool, typer.Option("--due", help="Run what is due by the schedules, once.")] = False,
+    due: Annotated[
+        bool,
+        typer.Option("--due", help="Run what is due by the schedules, once, in all environments or in one."),
+    ] = False,
     configure: Annotated[
         bool, typer.Option("--configure-alerts", help="Write the monitoring configuration.")
     ] = False,
@@ -190,10 +211,24 @@ def monitor_command(
     _refuse_two(
         watch=watching, generate_dashboard=dashboard, silence=quiet, due=due, configure_alerts=configure
     )
+    given = {
+        "--alert-email": alert_email,
+        "--data-drift-threshold": data_drift_threshold,
+        "--accuracy-drop-threshold": accuracy_drop_threshold,
+    }
+    alone = [name for name, value in given.items() if value is not None and value != []]
+    if alone and not configure:
+        raise InputError(
+            f"{' and '.join(alone)}: goes with --configure-alerts, which writes the configuration"
+        )
     if configure:
         told = _configure(project, alert_email or [], data_drift_threshold, accuracy_drop_threshold)
     elif due:
-        if _run_due(project, environment or "prod"):
+        from brookside_mlops.settings import ENVIRONMENTS
+
+        if endpoint:
+            raise InputError(f"--due with --endpoint {endpoint}: jobs are of an environment; -e names one")
+        if _run_due(project, [environment] if environment else ENVIRONMENTS, as_json):
             raise typer.Exit(1)
         return
     from brookside_mlops.watched import watched

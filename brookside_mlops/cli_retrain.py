@@ -61,6 +61,10 @@ def _show(project: Path, environment: str, usecase: str, as_json: bool) -> None:
     settings, _ = read_settings(project, environment, usecase)
     last = last_retraining(settings.state, usecase)
     waiting = requests_of(settings.state, settings.endpoint_name(usecase))
+    if last is not None and last.outcome == "running" and not last.works:
+        last = last.model_copy(
+            update={"outcome": "broke off", "said": f"run --resume {last.run} goes on with it"}
+        )
     if as_json:
         found: dict[str, Any] = {"last": last.model_dump(mode="json") if last else None}
         show_json(found | {"requests": [one.model_dump(mode="json") for one in waiting]})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -19,7 +20,17 @@ from .errors import InputError
 from .monitoring_sections import CostMonitoring
 
 # %% auto #0
-__all__ = ["MOST", "DailyCost", "read_daily", "by_day", "spent_in", "BudgetCheck", "check_budget"]
+__all__ = [
+    "MOST",
+    "DailyCost",
+    "read_daily",
+    "by_day",
+    "need_environments",
+    "need_month",
+    "spent_in",
+    "BudgetCheck",
+    "check_budget",
+]
 
 
 # %% ../nbs/parts/cost_budgets.ipynb #c8333f42
@@ -79,6 +90,28 @@ def by_day(costs: list[DailyCost], environment: str = "") -> dict[date, Decimal]
         if environment in ("", one.environment):
             days[one.day] = days.get(one.day, Decimal(0)) + one.cost
     return days
+
+
+def need_environments(path: Path, costs: list[DailyCost], known: Sequence[str], wanted: str = "") -> None:
+    """Raise InputError where a bill has costs of environments that there are not, or none of the one that is wanted."""
+    there = sorted({one.environment for one in costs})
+    strange = [name or "without a name" for name in there if name not in known]
+    if strange and not wanted:
+        raise InputError(
+            f"{path}, column environment: {', '.join(strange)}; {', '.join(known)} would be right"
+        )
+    if wanted and wanted not in there:
+        raise InputError(
+            f"{path} has no costs of {wanted}; it has {', '.join(filter(None, there)) or 'no environment'}"
+        )
+
+
+def need_month(path: Path, costs: list[DailyCost], month: str) -> None:
+    """Raise InputError where a bill has no day in a month, `2026-11`."""
+    months = sorted({one.day.isoformat()[:7] for one in costs})
+    if month not in months:
+        said = f"it has {months[0]} to {months[-1]}" if months else "it has no day at all"
+        raise InputError(f"{path} has no day in {month}; {said}")
 
 
 def spent_in(days: dict[date, Decimal], month: str) -> Decimal:

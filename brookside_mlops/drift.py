@@ -26,7 +26,7 @@ from brookside_mlops.drift_verdicts import (
     measure_feature,
 )
 from .errors import InputError
-from .feature_profiles import finite_part
+from .feature_profiles import FeatureProfile, finite_part
 from .identifiers import set_aside
 from .profiles import Profile, as_parquet, profile_file, sorted_column
 from .wasserstein import wasserstein_exact
@@ -71,7 +71,9 @@ class DriftReport(BaseModel):
         """Return the report in a sentence."""
         if self.verdict == "none":
             return f"No verdict: {self.rows[1]:,} rows are fewer than min_rows, {self.min_rows:,}"
-        names = ", ".join(one.feature for one in self.drifted()[:5]) or "none"
+        drifted = self.drifted()
+        names = ", ".join(one.feature for one in drifted[:5]) or "none"
+        names += f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
         counted = sum(one.counted for one in self.features)
         aside = ", ".join(one.feature for one in self.features if not one.counted)
         return f"{len(self.drifted())} of {counted} features drifted ({self.share:.0%}): {names}" + (
@@ -91,10 +93,16 @@ class DriftReport(BaseModel):
         return f"<p><b>{self.verdict}</b>: {escape(self.sentence())}</p><table><tr>{head}</tr>{rows}</table>"
 
 
+def _broken(before: FeatureProfile, now: FeatureProfile, limits: Thresholds) -> bool:
+    """Say whether a column is no longer what it was: of another kind, or missing much more or less often."""
+    gaps = [one.missing / one.rows if one.rows else 0.0 for one in (before, now)]
+    return before.kind != now.kind or abs(gaps[0] - gaps[1]) > limits.missing
+
+
 def _measure(
     before: Profile, now: Profile, limits: Thresholds, aside: Mapping[str, str], exact: Mapping[str, Exact]
 ) -> Iterator[FeatureDrift]:
-    """Yield each feature of two profiles compared; those of `aside` with the reason why they are not counted."""
+    """Yield each feature of two profiles compared; those of `aside` with the reason why they are not counted, unless they broke."""
     for name in {**before.features, **now.features}:
         if name not in now.features or name not in before.features:
             where, reason = (before, "vanished") if name in before.features else (now, "is new")
@@ -104,7 +112,7 @@ def _measure(
         found = measure_feature(name, before.features[name], now.features[name], limits, exact.get(name))
         yield (
             found.model_copy(update={"counted": False, "reason": aside[name], "drifted": False})
-            if name in aside
+            if name in aside and not _broken(before.features[name], now.features[name], limits)
             else found
         )
 
@@ -128,7 +136,7 @@ def compare(
         )
     if not before.features.keys() & now.features.keys():
         raise InputError(
-            f"the tables share no column: reference {', '.join(before.features)}; current {', '.join(now.features)}"
+            f"the tables share no column: reference {', '.join(before.features)}; current {', '.join(now.features) or 'none of them'}"
         )
     measured = list(_measure(before, now, limits, aside or {}, exact or {}))
     found = [judge_feature(one, limits) for one in adjusted(measured)]

@@ -234,8 +234,10 @@ def fresh_data(state_folder: Path, endpoint: str, since: datetime | None = None)
 
 
 def write_fresh_data(state_folder: Path, endpoint: str, path: Path, since: datetime | None = None) -> int:
-    """Write fresh data as Parquet, whole or not at all, and return how many rows it has."""
+    """Write fresh data as Parquet, whole or not at all, and return how many rows it has; without any, nothing is written."""
     table = fresh_data(state_folder, endpoint, since)
+    if not len(table):
+        return 0
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return len(table)

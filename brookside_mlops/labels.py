@@ -27,6 +27,7 @@ __all__ = [
     "UNKNOWN",
     "AMBIGUOUS",
     "STRANGE",
+    "SEVERAL",
     "EMPTY",
     "Label",
     "Added",
@@ -163,7 +164,7 @@ def read_labels(path: Path, target: str, keys: Sequence[str] = ()) -> LabelTable
     wanted = [named, label, *(["row"] if "row" in columns else [])]
     schema = pa.schema([(name, pa.string()) for name in wanted])
     table = pa.Table.from_batches([batch.rows for batch in read_batches(path, schema)], schema=schema)
-    rows = table["row"].to_pylist() if "row" in columns else ["0"] * len(table)
+    rows = table["row"].to_pylist() if "row" in columns else [""] * len(table)
     return LabelTable(named in keys, table[named].to_pylist(), rows, table[label].to_pylist())
 
 
@@ -171,6 +172,7 @@ def read_labels(path: Path, target: str, keys: Sequence[str] = ()) -> LabelTable
 UNKNOWN = "of requests that are not kept"
 AMBIGUOUS = "of ids or keys that name several rows"
 STRANGE = "that the model cannot answer"
+SEVERAL = "of requests with several rows, where the column `row` has to say which"
 EMPTY = "without a label"
 
 
@@ -197,6 +199,8 @@ class Places(NamedTuple):
 def _place(table: LabelTable, number: int, places: Places) -> tuple[str, int] | str:
     """Return the row that a label is for, or why there is none."""
     name, row = table.names[number], (table.rows[number] or "0").removesuffix(".0")
+    if not table.by_key and not table.rows[number] and name and (name, 1) in places.by_row:
+        return SEVERAL
     if not name or not row.isdecimal():
         return UNKNOWN
     known: Mapping[Any, tuple[str, int] | None] = places.by_key if table.by_key else places.by_row

@@ -152,7 +152,7 @@ class AlertView(BaseModel):
 class MonitorReport(BaseModel):
     """What a monitor saw at the moment `at`; `hour` are the numbers of the hour before, `history` its parts.
 
-    `down` is a server that is gone without having been stopped.
+    `down` is a server that is gone without having been stopped, `down_minutes` how many minutes of the hour it was.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -161,6 +161,7 @@ class MonitorReport(BaseModel):
     at: float
     running: bool
     down: bool = False
+    down_minutes: int = 0
     hour: WindowMetrics
     history: list[WindowMetrics]
     versions: list[VersionMetrics] = Field(default_factory=list)
@@ -203,13 +204,14 @@ def report_of(
 ) -> MonitorReport:
     """Return the report of a moment; nothing is changed."""
     own = LocalEndpoint(state_folder, endpoint)
-    health = probe(own)
+    health, store = probe(own), AlertStore(state_folder)
     rows = read_rows(own.state.requests, at - SHOWN, at)
     return MonitorReport(
         endpoint=endpoint,
         at=at,
         running=bool(health),
         down=health == 0,
+        down_minutes=sum(store.observed(endpoint, "health", at - STEP * one) == 0 for one in range(60)),
         hour=summarise(rows, at - SHOWN, at),
         history=windows(rows, at - SHOWN, at, PART),
         versions=by_version(rows, tenures_of(state_folder, endpoint)),

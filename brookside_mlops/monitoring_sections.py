@@ -28,6 +28,7 @@ __all__ = [
     "Share",
     "Area",
     "Positive",
+    "BudgetShare",
     "Money",
     "Address",
     "Section",
@@ -48,6 +49,7 @@ __all__ = [
 Share = Annotated[float, Field(ge=0, le=1)]
 Area = Annotated[float, Field(ge=0.5, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+BudgetShare = Annotated[float, Field(gt=0, le=5)]  # 0.8 is 80 %
 Money = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
 
 
@@ -161,7 +163,7 @@ class CostMonitoring(Section):
 
     schedule: ScheduleText = "daily 06:00"
     monthly_budget: Money = Decimal(700)
-    budget_alerts: tuple[Positive, ...] = (0.8, 1.0)
+    budget_alerts: Annotated[tuple[BudgetShare, ...], Field(min_length=1)] = (0.8, 1.0)
     max_daily_change: Positive = 0.5
 
 

@@ -48,10 +48,22 @@ def _compose(source: str, text: str) -> yaml.Node:
         raise InputError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(root, yaml.MappingNode):
         raise InputError(f"{source}: holds no keys. A file like this is lines of `key: value`.")
+    if line := _own_part(root, ()):
+        raise InputError(f"{source} line {line}: refers to itself, so it has no end. Write the value out.")
     repeated = _repeated(root)
     if repeated:
         raise InputError("\n".join(f"{source} line {line}: {key!r} is there twice" for line, key in repeated))
     return root
+
+
+def _own_part(node: yaml.Node, above: tuple[yaml.Node, ...]) -> int:
+    """Return the line of a node that is part of itself through an alias, 0 where there is none."""
+    if any(node is one for one in above):
+        return int(node.start_mark.line) + 1
+    inner = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    return next((line for one in inner if (line := _own_part(one, (*above, node)))), 0)
 
 
 def _repeated(node: yaml.Node) -> list[tuple[int, str]]:

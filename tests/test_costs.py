@@ -246,7 +246,7 @@ def test_budget_is_held_against_a_bill(here: Path) -> None:
     assert first.exit_code == 1 and "over the budget" in first.stdout
     assert json.loads(call("budget", "--daily", path, "--json").stdout)["month"] == "2026-10"
     nothing = call("budget", "--daily", path, "--month", "2026-01")
-    assert nothing.exit_code == 0 and "USD 0.00 of 400.00" in nothing.stdout
+    assert nothing.exit_code == 2 and "has no day in 2026-01; it has 2026-09 to 2026-10" in nothing.output
     assert "2026-11 would be right" in call("budget", "--month", "11").stderr
 
 
@@ -469,3 +469,18 @@ def test_picture_shows_each_environment(here: Path) -> None:
     result = call("picture", "--out", "costs.png")
     assert "dev 27.74, staging 57.23, prod 572.32" in result.stdout
     assert (here / "costs.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_bill_of_another_environment_or_month_is_no_budget_that_is_kept(tmp_path: Path) -> None:
+    bill = tmp_path / "bill.csv"
+    bill.write_text("date,cost,environment\n2026-10-01,9000,qa\n2026-10-02,5,prod\n", encoding="utf-8")
+    for words, said in (
+        (("budget", "--daily", str(bill)), "environment: qa; dev, staging, prod would be right"),
+        (("budget", "--month", "2026-10"), "goes with --daily"),
+        (("anomalies", str(bill), "-e", "dev"), "has no costs of dev; it has prod, qa"),
+    ):
+        done = call(*words)
+        assert done.exit_code == 2 and said in done.output, done.output
+    bill.write_text("date,cost,environment\n2026-10-02,5,prod\n", encoding="utf-8")
+    done = call("budget", "--daily", bill, "--month", "2020-01")
+    assert done.exit_code == 2 and "has no day in 2020-01; it has 2026-10 to 2026-10" in done.output

@@ -272,3 +272,24 @@ def test_under_so_few_rows_there_is_no_verdict() -> None:
     few, enough = (compare(profile(before), now, Thresholds(min_rows=rows)) for rows in (100, 99))
     assert few.verdict == "none" and few.share == enough.share == 1 and enough.verdict == "critical"
     assert few.sentence() == "No verdict: 99 rows are fewer than min_rows, 100"
+
+
+@pytest.mark.parametrize("broken", ["emptied", "text", "number"])
+def test_time_that_breaks_is_drift_and_one_that_moves_is_not(broken: str) -> None:
+    times = pd.date_range("2026-01-01", periods=2_000, freq="h")
+    before = profile(pd.DataFrame({"at": times, "x": np.arange(2_000.0)}))
+    later = times + pd.Timedelta(days=90)
+    moved = compare(
+        before,
+        profile(pd.DataFrame({"at": later, "x": np.arange(2_000.0)}), like=before),
+        aside={"at": "a time"},
+    )
+    assert moved.verdict == "pass"
+    columns = {
+        "emptied": pd.Series([pd.NaT] * 2_000),
+        "text": [f"day {one % 7}" for one in range(2_000)],
+        "number": np.arange(2_000),
+    }
+    now = pd.DataFrame({"at": columns[broken], "x": np.arange(2_000.0)})
+    found = compare(before, profile(now, like=before), aside={"at": "a time"})
+    assert [one.feature for one in found.drifted()] == ["at"] and found.verdict == "critical"

@@ -338,3 +338,14 @@ def test_watch_goes_on_where_an_endpoint_cannot_be_read(
     (failing / ".brookside/monitor.db").unlink()
     cli_monitor.watch(found, 60, rounds=1)
     assert "critical error-rate" in capsys.readouterr().out
+
+
+def test_due_looks_at_every_environment_and_refuses_what_it_would_not_use(failing: Path) -> None:
+    status, said = command("--due", "--json")
+    assert {one["environment"] for one in json.loads(said)} == {"dev", "staging", "prod"}, status
+    for words, wrong in (
+        (("--due", "--endpoint", NAME), "jobs are of an environment"),
+        (("--alert-email", "ops@example.com"), "goes with --configure-alerts"),
+    ):
+        status, said = command(*words)
+        assert status == 2 and wrong in said

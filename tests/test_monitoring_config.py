@@ -326,3 +326,16 @@ def test_channel_without_a_variable_of_its_own_leads_to_the_common_one() -> None
     assert notify_environ(alerting, ["on-call"], common)[VARIABLE] == common[VARIABLE]
     own = common | {"BROOKSIDE_NOTIFY_ON_CALL": "json://b.example.com"}
     assert notify_environ(alerting, ["on-call"], own)[VARIABLE] == "json://b.example.com"
+
+
+def test_value_that_is_part_of_itself_is_named_with_its_line() -> None:
+    (line,) = refused("logging: {level: info}\nalerting: &x {channels: *x}\n")
+    assert "line 2" in line and "refers to itself" in line
+
+
+def test_share_of_a_budget_is_no_percentage() -> None:
+    assert any(
+        "budget_alerts" in line and "less than or equal to 5" in line
+        for line in refused("cost_monitoring: {budget_alerts: [80]}\n")
+    )
+    assert refused("cost_monitoring: {budget_alerts: []}\n")

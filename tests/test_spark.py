@@ -28,6 +28,7 @@ from brookside_mlops.endpoints.local import LocalEndpoint
 from brookside_mlops.errors import InputError
 from brookside_mlops.features import make_columns, model_inputs, read_features
 from brookside_mlops.modelling import load_model
+from brookside_mlops.monitoring_config import drift_limits
 from brookside_mlops.onnx_export import compare_bundle
 from brookside_mlops.pipeline import advance, run_stage
 from brookside_mlops.profiles import profile, profile_file
@@ -448,4 +449,5 @@ def test_run_on_spark_ends_in_an_endpoint_that_answers(project: Path) -> None:
     assert answer.status == 200 and set(answer.content[0]) == {"class", "probability", "score"}
     found: DriftReport = run.read(DriftResult, "drift").report
     tables = run.path("train.parquet"), run.path("test.parquet")
-    assert found == compare_tables(*tables, read_features(run.path("features.json")).names())
+    limits = drift_limits(run.project, "dev")
+    assert found == compare_tables(*tables, read_features(run.path("features.json")).names(), limits)

@@ -21,6 +21,7 @@ from brookside_mlops.drift import Thresholds, compare_tables
 from brookside_mlops.errors import InputError
 from brookside_mlops.files import sha256
 from brookside_mlops.fresh_data import add_labels, fresh_data
+from brookside_mlops.monitoring_config import drift_limits
 from brookside_mlops.portfolio import MOVED, portfolio
 from brookside_mlops.prediction_drift import answers_of
 from brookside_mlops.profiles import profile
@@ -81,7 +82,9 @@ def test_new_rows_alone_are_read_and_give_the_report_of_both_tables(trained: Tra
     run = trained("viability")
     late_rows(3, 600).to_parquet(tmp_path / "late.parquet")
     names = Bundle.open(run.folder / "bundle").session_inputs()
-    expected = compare_tables(run.path("train.parquet"), tmp_path / "late.parquet", names)
+    expected = compare_tables(
+        run.path("train.parquet"), tmp_path / "late.parquet", names, drift_limits(run.project, "dev")
+    )
     hidden = run.folder / "train.parquet"
     os.rename(hidden, tmp_path / "train.parquet")
     try:

@@ -75,7 +75,8 @@ def requests_of(run: Run, endpoint: str, days: float) -> Source:
     if not len(found):
         raise InputError(
             f"endpoint {endpoint} has kept no request of the last {days:g} days: sample_share of settings.ini says how many are "
-            "kept, and rows of ours (replayed, pinned, mirrored) are not. A longer time: --days"
+            "kept from the next deployment on, and rows of ours (replayed, pinned, mirrored) are not; those of the last seconds are not "
+            "written yet. A longer time: --days"
         )
     version = Version.open(serving_bundle(endpoint_state(state, endpoint)))
     if version is None:
