@@ -4440,6 +4440,10 @@ d = {
                 "parts/monitoring_sections.html#section",
                 "brookside_mlops/monitoring_sections.py",
             ),
+            "brookside_mlops.monitoring_sections._address": (
+                "parts/monitoring_sections.html#_address",
+                "brookside_mlops/monitoring_sections.py",
+            ),
             "brookside_mlops.monitoring_sections._limits": (
                 "parts/monitoring_sections.html#_limits",
                 "brookside_mlops/monitoring_sections.py",
@@ -7323,6 +7327,10 @@ d = {
             ),
             "brookside_mlops.yaml_models._Loader": (
                 "parts/yaml_models.html#_loader",
+                "brookside_mlops/yaml_models.py",
+            ),
+            "brookside_mlops.yaml_models._allowed": (
+                "parts/yaml_models.html#_allowed",
                 "brookside_mlops/yaml_models.py",
             ),
             "brookside_mlops.yaml_models._compose": (

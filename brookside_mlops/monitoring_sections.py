@@ -5,11 +5,12 @@
 # %% ../nbs/parts/monitoring_sections.ipynb #470550d6
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from brookside_mlops.alert_rules import (
     DEFAULT_RULES,
@@ -108,7 +109,21 @@ class ModelPerformance(Section):
 
 
 # %% ../nbs/parts/monitoring_sections.ipynb #88feba19
-Address = Annotated[str, Field(pattern=r"^[^@\s,;<>]+@[^@\s,;<>]+$", max_length=254)]
+_ADDRESS = r"^[^@\s,;<>]+@[^@\s,;<>]+$"
+
+
+def _address(text: str) -> str:
+    """Return an address as it is. Raises ValueError for what is none."""
+    if not re.fullmatch(_ADDRESS, text) or len(text) > 254:
+        raise ValueError(f"{text!r} is no address; allowed: one such as ops@example.com")
+    return text
+
+
+Address = Annotated[
+    str,
+    AfterValidator(_address),
+    Field(json_schema_extra={"pattern": _ADDRESS, "maxLength": 254}),
+]
 
 
 class AlertChannel(Section):

@@ -5,6 +5,7 @@
 # %% ../nbs/parts/yaml_models.ipynb #d61ef6fd
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -140,6 +141,29 @@ def refuse(title: str, faults: Sequence[Fault]) -> None:
 
 
 # %% ../nbs/parts/yaml_models.ipynb #ee35d6bb
+_ALLOWED = {
+    "bool": "true or false",
+    "int": "a whole number, as in 12",
+    "float": "a number, as in 0.5",
+    "finite_number": "a finite number, as in 0.5",
+    "decimal": "an amount, as in 12.50",
+    "string_type": "text",
+    "tuple_type": "a list, as in [a, b]",
+    "list_type": "a list, as in [a, b]",
+    "dict_type": "lines of `key: value`",
+    "model": "lines of `key: value`",
+}
+_OF_TYPE = re.compile(
+    r"(bool|int|float|decimal|model)_(parsing|type|from_float|parsing_size|attributes_type)"
+)
+
+
+def _allowed(kind: str) -> str:
+    """Return in words what is allowed where a value is of another type; '' for other errors."""
+    found = _OF_TYPE.fullmatch(kind)
+    return _ALLOWED.get(found[1] if found else kind, "")
+
+
 def _said(model: type[BaseModel], error: Any) -> str:
     """Return one validation error as a sentence: what it is, and what is allowed."""
     place: Place = error["loc"]
@@ -148,10 +172,14 @@ def _said(model: type[BaseModel], error: Any) -> str:
         names = list(owner.model_fields) if owner else []
         near = get_close_matches(str(place[-1]), names, n=1)
         return (
-            "not a key here" + (f", was {near[0]!r} meant?" if near else "") + f" Allowed: {', '.join(names)}"
+            "not a key here"
+            + (f", was {near[0]!r} meant?" if near else ".")
+            + f" Allowed: {', '.join(names)}"
         )
     if error["type"] == "missing":
         return "is required"
+    if allowed := _allowed(error["type"]):
+        return f"{error['input']!r} does not fit; allowed: {allowed}"
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     return message if error["type"] == "value_error" else f"{error['input']!r} {message}"
 
@@ -170,7 +198,11 @@ def parse_yaml(model: type[Model], text: str, source: str) -> Model:
         if not isinstance(error, ValidationError):
             raise InputError(f"{source}: {error}") from None
         lines = sorted(
-            (_line(root, one["loc"]), ".".join(map(str, one["loc"])), _said(model, one))
+            (
+                _line(root, one["loc"]),
+                ".".join(str(part) for part in one["loc"] if part != "[key]"),
+                _said(model, one),
+            )
             for one in error.errors()
         )
         said = [f"{source} line {line}: {key}{': ' if key else ''}{message}" for line, key, message in lines]

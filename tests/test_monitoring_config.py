@@ -99,7 +99,7 @@ loging: {}
         "m.yml line 5: alerting.rules.slow.metric: 'p95' should be 'requests', 'error_rate'"
     )
     assert lines[2].startswith(
-        "m.yml line 7: alerting.rules.odd.shout: not a key here Allowed: metric, comparison"
+        "m.yml line 7: alerting.rules.odd.shout: not a key here. Allowed: metric, comparison"
     )
     assert lines[3] == "m.yml line 9: auto_retraining.baseline_rule: 'none' should be 'not_worse' or 'better'"
     assert lines[4].startswith("m.yml line 11: environment_profiles.prd") and "'staging'" in lines[4]
@@ -331,6 +331,26 @@ def test_channel_without_a_variable_of_its_own_leads_to_the_common_one() -> None
 def test_value_that_is_part_of_itself_is_named_with_its_line() -> None:
     (line,) = refused("logging: {level: info}\nalerting: &x {channels: *x}\n")
     assert "line 2" in line and "refers to itself" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("alerting: {enabled: maybe}", "'maybe' does not fit; allowed: true or false"),
+        ("cost_monitoring: {monthly_budget: lots}", "'lots' does not fit; allowed: an amount, as in 12.50"),
+        ("cost_monitoring: {budget_alerts: 0.8}", "0.8 does not fit; allowed: a list, as in [a, b]"),
+        ("performance_metrics: {max_p95_ms: }", "None does not fit; allowed: a number, as in 0.5"),
+        ("alerting: [enabled]", "['enabled'] does not fit; allowed: lines of `key: value`"),
+        (
+            "alerting: {channels: {mail: {to: [foo]}}}",
+            "'foo' is no address; allowed: one such as ops@example.com",
+        ),
+        ("performance_metrics: {schedule: 5}", "5 does not fit; allowed: text"),
+    ],
+)
+def test_value_of_another_type_is_told_what_is_allowed(text: str, said: str) -> None:
+    (line,) = refused(text + "\n")
+    assert line.startswith("m.yml line 1: ") and line.endswith(said)
 
 
 def test_share_of_a_budget_is_no_percentage() -> None:
