@@ -1224,6 +1224,10 @@ d = {
                 "parts/contract_files.html#read_contract",
                 "brookside_mlops/contract_files.py",
             ),
+            "brookside_mlops.contract_files.read_for_usecase": (
+                "parts/contract_files.html#read_for_usecase",
+                "brookside_mlops/contract_files.py",
+            ),
             "brookside_mlops.contract_files.write_contract": (
                 "parts/contract_files.html#write_contract",
                 "brookside_mlops/contract_files.py",

@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 
-from .contracts import Contract
+from .contracts import Contract, for_usecase
 from .files import write_text
+from .usecases import UseCase
 from .yaml_models import read_yaml
 
 # %% auto #0
-__all__ = ["contract_text", "write_contract", "read_contract"]
+__all__ = ["contract_text", "write_contract", "read_contract", "read_for_usecase"]
 
 # %% ../nbs/parts/contract_files.ipynb #aa48cd24
 _HEAD = """\
@@ -101,3 +102,10 @@ def write_contract(path: str | Path, contract: Contract, notes: Mapping[str, str
 def read_contract(path: str | Path) -> Contract:
     """Return the contract in a file. InputError lists each mistake with its line, key and what is allowed."""
     return read_yaml(Contract, Path(path))
+
+
+def read_for_usecase(path: Path, case: UseCase) -> Contract:
+    """Return a contract as a use case reads it. InputError as in `read_contract` and `for_usecase`."""
+    contract = read_contract(path)
+    target = case.target if case.task != "clustering" or case.target in contract.columns else ""
+    return for_usecase(contract, target, case.features)

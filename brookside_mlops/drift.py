@@ -93,10 +93,9 @@ class DriftReport(BaseModel):
         return f"<p><b>{self.verdict}</b>: {escape(self.sentence())}</p><table><tr>{head}</tr>{rows}</table>"
 
 
-def _broken(before: FeatureProfile, now: FeatureProfile, limits: Thresholds) -> bool:
+def _broken(before: FeatureProfile, now: FeatureProfile, found: FeatureDrift, limits: Thresholds) -> bool:
     """Say whether a column is no longer what it was: of another kind, or missing much more or less often."""
-    gaps = [one.missing / one.rows if one.rows else 0.0 for one in (before, now)]
-    return before.kind != now.kind or abs(gaps[0] - gaps[1]) > limits.missing
+    return before.kind != now.kind or abs(found.missing[0] - found.missing[1]) > limits.missing
 
 
 def _measure(
@@ -112,7 +111,7 @@ def _measure(
         found = measure_feature(name, before.features[name], now.features[name], limits, exact.get(name))
         yield (
             found.model_copy(update={"counted": False, "reason": aside[name], "drifted": False})
-            if name in aside and not _broken(before.features[name], now.features[name], limits)
+            if name in aside and not _broken(before.features[name], now.features[name], found, limits)
             else found
         )
 

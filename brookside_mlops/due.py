@@ -164,7 +164,8 @@ def run_due(project: Path, environment: str, now: datetime, jobs: Mapping[str, J
     """
     if environment not in ENVIRONMENTS:
         raise InputError(f"environment {environment!r} is not one of {', '.join(ENVIRONMENTS)}")
-    from brookside_mlops.monitor_log import Level, write_log
+    from brookside_mlops.monitor_log import write_log
+    from brookside_mlops.monitoring_sections import Level
 
     config = monitoring_config(project)
     profile, folder = config.profile(environment), state_folder(project, environment)

@@ -49,11 +49,11 @@ __all__ = [
     "time_line",
     "probe",
     "tenures_of",
+    "Watched",
     "AlertView",
     "MonitorReport",
     "alert_views",
     "report_of",
-    "Watched",
     "look",
 ]
 
@@ -127,6 +127,18 @@ def tenures_of(state_folder: Path, endpoint: str) -> list[Tenure]:
 
 
 # %% ../nbs/parts/monitor.ipynb #f6903f31
+@dataclass(frozen=True)
+class Watched:
+    """An endpoint that is watched: its rules, with what they act, and the seconds behind a rate or a percentile."""
+
+    state_folder: Path
+    name: str
+    rules: Sequence[AlertRule]
+    means: Means
+    window: float = WINDOW
+    logging: Logging = field(default_factory=Logging)
+
+
 SHOWN = 3600.0
 PART = 300.0  # seconds of a point of the history
 
@@ -199,13 +211,11 @@ def alert_views(rules: Sequence[AlertRule], state: AlertState) -> list[AlertView
     return sorted(found, key=lambda one: (not one.open, order.index(one.severity), one.since))
 
 
-def report_of(
-    state_folder: Path, endpoint: str, rules: Sequence[AlertRule], state: AlertState, at: float
-) -> MonitorReport:
-    """Return the report of a moment; nothing is changed."""
-    own = LocalEndpoint(state_folder, endpoint)
-    health, store = probe(own), AlertStore(state_folder)
-    rows = read_rows(own.state.requests, at - SHOWN, at)
+def report_of(watched: Watched, state: AlertState, health: float | None, at: float) -> MonitorReport:
+    """Return the report of a moment, at which a probe found `health`; nothing is changed."""
+    state_folder, endpoint, store = watched.state_folder, watched.name, AlertStore(watched.state_folder)
+    log = EndpointState(state_folder, endpoint).requests
+    rows = read_rows(log, at - SHOWN, at)
     return MonitorReport(
         endpoint=endpoint,
         at=at,
@@ -215,24 +225,12 @@ def report_of(
         hour=summarise(rows, at - SHOWN, at),
         history=windows(rows, at - SHOWN, at, PART),
         versions=by_version(rows, tenures_of(state_folder, endpoint)),
-        predictions=read_predictions(own.state.requests, at - SHOWN, at),
-        alerts=alert_views(rules, state),
+        predictions=read_predictions(log, at - SHOWN, at),
+        alerts=alert_views(watched.rules, state),
     )
 
 
 # %% ../nbs/parts/monitor.ipynb #953b25b7
-@dataclass(frozen=True)
-class Watched:
-    """An endpoint that is watched: its rules, with what they act, and the seconds behind a rate or a percentile."""
-
-    state_folder: Path
-    name: str
-    rules: Sequence[AlertRule]
-    means: Means
-    window: float = WINDOW
-    logging: Logging = field(default_factory=Logging)
-
-
 def look(watched: Watched, now: float | None = None) -> MonitorReport:
     """Look at an endpoint: catch up with the minutes since the last look, do what is due, and return what there is to see.
 
@@ -255,7 +253,7 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
         if after == before or store.advance(endpoint, before, after, events, due):
             break
     done = carry_out_all(endpoint, watched.means, store)
-    report = report_of(state_folder, endpoint, rules, after, max(end, after.at))
+    report = report_of(watched, after, health, max(end, after.at))
     report = report.model_copy(update={"events": events, "effects": done})
     store.show(endpoint, report.model_dump_json())
     write_log(state_folder, endpoint, log_lines(report.hour, events, done), watched.logging, end)

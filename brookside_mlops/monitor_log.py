@@ -9,18 +9,17 @@ import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from .alert_store import Effect
 from .alerts import AlertEvent
 from .monitoring import WindowMetrics
-from .monitoring_sections import Logging
+from .monitoring_sections import Level, Logging
 
 # %% auto #0
-__all__ = ["Level", "Line", "log_lines", "log_folder", "write_log"]
+__all__ = ["Line", "log_lines", "log_folder", "write_log"]
 
 # %% ../nbs/parts/monitor_log.ipynb #27ac04d6
-Level = Literal["debug", "info", "warning", "error"]
 Line = tuple[Level, str]
 
 

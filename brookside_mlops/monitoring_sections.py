@@ -32,6 +32,7 @@ __all__ = [
     "BudgetShare",
     "Money",
     "Address",
+    "Level",
     "Section",
     "PerformanceMetrics",
     "DriftMethods",
@@ -182,10 +183,13 @@ class CostMonitoring(Section):
     max_daily_change: Positive = 0.5
 
 
+Level = Literal["debug", "info", "warning", "error"]
+
+
 class Logging(Section):
     """What monitoring writes about itself, and for how many days that and what it measured are kept."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Level = "info"
     keep_days: Annotated[int, Field(ge=1, le=3650)] = 90
 
 

@@ -117,16 +117,13 @@ def rows_of(table: Path) -> int:
 
 def refuse_columns(project: Path, case: UseCase, table: Path) -> None:
     """Raise InputError where a table lacks columns that the contract of a use case asks for."""
-    from brookside_mlops.contract_files import read_contract
-    from brookside_mlops.contracts import for_usecase
+    from brookside_mlops.contract_files import read_for_usecase
     from brookside_mlops.datasets import columns_of
 
     path = project_file(project, case.contract) if case.contract else None
     if path is None or not path.exists():
         return
-    contract = read_contract(path)
-    target = case.target if case.task != "clustering" or case.target in contract.columns else ""
-    asked = for_usecase(contract, target, case.features).columns
+    asked = read_for_usecase(path, case).columns
     there = columns_of(table)
     missing = [name for name, column in asked.items() if column.role != "ignore" and name not in there]
     if missing:

@@ -26,9 +26,9 @@ from pydantic import Field
 
 from ..contract_checks import TableReport, check_table
 from ..contract_counts import RuleCount
-from ..contract_files import read_contract, write_contract
+from ..contract_files import read_for_usecase, write_contract
 from ..contract_inference import infer_contract
-from ..contracts import Contract, for_usecase
+from ..contracts import Contract
 from ..datasets import parquet_writer, stored_batches, table_path, write_parquet
 from ..errors import InputError
 from ..files import sha256
@@ -70,9 +70,7 @@ def contract_for(run: Run, table: Path) -> tuple[Contract, bool]:
             f"settings.ini [usecase.{case.name}] contract: there is no {path}. "
             f"Make a draft with: brookside-mlops contract infer {table.name} --output {case.contract}"
         )
-    contract = read_contract(path)
-    known = case.target if case.task != "clustering" or case.target in contract.columns else ""
-    return for_usecase(contract, known, case.features), False
+    return read_for_usecase(path, case), False
 
 
 # %% ../../nbs/stages/01_validate.ipynb #b7f997bc
