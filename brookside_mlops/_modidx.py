@@ -1316,6 +1316,10 @@ d = {
                 "parts/contracts.html#contract._consistent",
                 "brookside_mlops/contracts.py",
             ),
+            "brookside_mlops.contracts.Contract._repr_html_": (
+                "parts/contracts.html#contract._repr_html_",
+                "brookside_mlops/contracts.py",
+            ),
             "brookside_mlops.contracts.Contract.arrow_schema": (
                 "parts/contracts.html#contract.arrow_schema",
                 "brookside_mlops/contracts.py",
@@ -4465,6 +4469,12 @@ d = {
                 "brookside_mlops/monitoring_sections.py",
             ),
         },
+        "brookside_mlops.notebook_html": {
+            "brookside_mlops.notebook_html.table_html": (
+                "parts/notebook_html.html#table_html",
+                "brookside_mlops/notebook_html.py",
+            )
+        },
         "brookside_mlops.notifications": {
             "brookside_mlops.notifications.Channel": (
                 "parts/notifications.html#channel",
@@ -5685,8 +5695,16 @@ d = {
             ),
             "brookside_mlops.rollout.Move": ("parts/rollout.html#move", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.Record": ("parts/rollout.html#record", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Record._repr_html_": (
+                "parts/rollout.html#record._repr_html_",
+                "brookside_mlops/rollout.py",
+            ),
             "brookside_mlops.rollout.Record.split": (
                 "parts/rollout.html#record.split",
+                "brookside_mlops/rollout.py",
+            ),
+            "brookside_mlops.rollout.Record.steps_shown": (
+                "parts/rollout.html#record.steps_shown",
                 "brookside_mlops/rollout.py",
             ),
             "brookside_mlops.rollout.Record.weight": (
