@@ -31,21 +31,8 @@ from .notebook_html import table_html
 from .profiles import Profile, as_parquet, profile_file, sorted_column
 from .wasserstein import wasserstein_exact
 
-_all_ = ["NUMBERS", "FeatureDrift", "Thresholds", "judge_feature", "measure_feature"]
-Verdict = Literal["pass", "warning", "critical", "none"]
-
 # %% auto #0
-__all__ = [
-    "Verdict",
-    "DriftReport",
-    "compare",
-    "compare_tables",
-    "NUMBERS",
-    "FeatureDrift",
-    "Thresholds",
-    "judge_feature",
-    "measure_feature",
-]
+__all__ = ["DriftReport", "compare", "compare_tables"]
 
 
 # %% ../nbs/parts/drift.ipynb #e9f5f544

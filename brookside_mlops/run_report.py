@@ -13,9 +13,6 @@ from .errors import InputError
 from .files import write_text
 from .runs import STAGES, Run
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
 # %% auto #0
 __all__ = [
     "REPORT",
