@@ -55,6 +55,8 @@ STARTING = 60.0
 class LocalEndpoint:
     """An endpoint on this machine."""
 
+    kind = "local"
+
     def __init__(self, state_folder: Path, name: str, limits: Limits | None = None) -> None:
         """Name an endpoint; nothing is started. `limits` are taken over at `start`. Raises InputError for a name that is none."""
         self.limits = limits
@@ -172,7 +174,7 @@ class LocalEndpoint:
             self.state.remove(name)
             self._reload()
             raise EndpointError(f"deployment {name} did not get ready (log: {self.state.log}); it is removed")
-        return self.state.deployments()[name]
+        return self.state.deployments()[name].model_copy(update={"state": "ready"})
 
     def delete_deployment(self, name: str) -> None:
         """Remove a deployment. Raises InputError where it still has traffic."""
@@ -252,6 +254,19 @@ class LocalEndpoint:
             seconds=seconds,
             retry_after=seconds_of(answer.headers.get("Retry-After", "")),
         )
+
+    @property
+    def exists(self) -> bool:
+        """Say whether the endpoint was ever made."""
+        return self.state.exists
+
+    def deployments(self) -> dict[str, Deployment]:
+        """Return the deployments by name, as the state has them."""
+        return self.state.deployments()
+
+    def bundle(self, deployment: str) -> Path:
+        """Return the folder of a deployment's own copy of its bundle."""
+        return self.state.bundle(deployment)
 
     def show_uri(self) -> str:
         """Return the address that takes requests."""

@@ -194,6 +194,25 @@ class Endpoint(Protocol):
     def logs(self, lines: int = 50) -> list[str]:
         """Return the last lines of the log."""
 
+    @property
+    def exists(self) -> bool:
+        """Say whether the endpoint was made."""
+
+    def deployments(self) -> dict[str, Deployment]:
+        """Return the deployments by name."""
+
+    def bundle(self, deployment: str) -> Path:
+        """Return a folder with the bundle that a deployment serves."""
+
+    def show_uri(self) -> str:
+        """Return the address that takes requests."""
+
+    def curl_line(self) -> str:
+        """Return a command that scores an example; '' where nothing serves."""
+
+    def stop(self) -> bool:
+        """End its server, where it has one of its own; the state stays. Returns whether there was one."""
+
 
 # %% ../../nbs/parts/protocol.ipynb #556874ad
 def traffic_fault(weights: Mapping[str, int], known: list[str]) -> str:

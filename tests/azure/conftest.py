@@ -29,3 +29,14 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]
         monkeypatch.delenv("AZUREML_CURRENT_CLOUD")
         yield emulator
         assert emulator.strangers == [], "a host outside this cloud was asked for"
+
+
+@pytest.fixture
+def azure_store(azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """Yield that Azure with storage (Azurite) and endpoints that serve."""
+    from tests.azure.endpoints import LOGS, azurite, of
+
+    monkeypatch.setenv("BROOKSIDE_AZURE_LOG_WORKSPACE", LOGS)
+    with azurite(azure):
+        yield azure
+        of(azure).close()

@@ -36,6 +36,7 @@ CLIENT = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
 SECRET = "hunter2-client-secret"
 GROUP, WORKSPACE, LOCATION = "rg-brookside", "mlw-brookside", "eastus"
 CLOUD, SUFFIX = "BrooksideCloud", "emulator.test"
+STORAGE = f"core.{SUFFIX}"  # the storage SDK wants a name with .blob.core. in it
 ML = "Microsoft.MachineLearningServices"
 DATES = re.compile(r"20\d\d-\d\d-\d\d(-(preview|beta|alpha))?$")
 # What Azure makes by itself when the first child is put.
@@ -232,7 +233,7 @@ class Emulator:
 
     @cached_property
     def certificate(self) -> trustme.LeafCert:
-        names = ("localhost", "127.0.0.1", f"*.{SUFFIX}", f"*.blob.{SUFFIX}")
+        names = ("localhost", "127.0.0.1", f"*.{SUFFIX}", f"*.blob.{STORAGE}")
         return self.authority.issue_cert(*names)
 
     @property
@@ -568,7 +569,7 @@ def cloud_metadata(emulator: Emulator, request: Request) -> Reply:
                     "tenant": "common",
                     "identityProvider": "AAD",
                 },
-                "suffixes": {"storage": SUFFIX},
+                "suffixes": {"storage": STORAGE},
                 "logAnalyticsResourceId": emulator.address,
             }
         ],
@@ -825,7 +826,7 @@ def seed(emulator: Emulator) -> None:
                 "datastoreType": "AzureBlob",
                 "accountName": "brooksidestore",
                 "containerName": "azureml-blobstore",
-                "endpoint": SUFFIX,
+                "endpoint": STORAGE,
                 "protocol": "https",
                 "isDefault": True,
                 "serviceDataAccessAuthIdentity": "None",
