@@ -437,6 +437,82 @@ d = {
                 "brookside_mlops/audit_chain.py",
             ),
         },
+        "brookside_mlops.azure_client": {
+            "brookside_mlops.azure_client.Arm": (
+                "parts/azure_client.html#arm",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Arm.__enter__": (
+                "parts/azure_client.html#arm.__enter__",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Arm.__exit__": (
+                "parts/azure_client.html#arm.__exit__",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Arm.__init__": (
+                "parts/azure_client.html#arm.__init__",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Arm.ask": (
+                "parts/azure_client.html#arm.ask",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.AzureError": (
+                "parts/azure_client.html#azureerror",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Cloud": (
+                "parts/azure_client.html#cloud",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.cloud_of": (
+                "parts/azure_client.html#cloud_of",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.credential": (
+                "parts/azure_client.html#credential",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.current_cloud": (
+                "parts/azure_client.html#current_cloud",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.manager": (
+                "parts/azure_client.html#manager",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.ml_client": (
+                "parts/azure_client.html#ml_client",
+                "brookside_mlops/azure_client.py",
+            ),
+        },
+        "brookside_mlops.azure_settings": {
+            "brookside_mlops.azure_settings.AzureSettings": (
+                "parts/azure_settings.html#azuresettings",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.AzureSettings.group_id": (
+                "parts/azure_settings.html#azuresettings.group_id",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.AzureSettings.need": (
+                "parts/azure_settings.html#azuresettings.need",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.AzureSettings.workspace_id": (
+                "parts/azure_settings.html#azuresettings.workspace_id",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings._missing": (
+                "parts/azure_settings.html#_missing",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.azure_settings": (
+                "parts/azure_settings.html#azure_settings",
+                "brookside_mlops/azure_settings.py",
+            ),
+        },
         "brookside_mlops.bootstrap": {
             "brookside_mlops.bootstrap.Estimate": (
                 "parts/bootstrap.html#estimate",
