@@ -143,7 +143,7 @@ def watched_query(endpoint: str, metric: Metric) -> str:
     return f"{_ours(WATCHED + metric, endpoint)}\n| top 1 by TimeGenerated desc\n| project value = Max"
 
 
-# %% ../nbs/parts/azure_queries.ipynb #b3030fb1
+# %% ../nbs/parts/azure_queries.ipynb #c92d576d
 _SHARES = {
     "error_rate": "todouble(countif(Status >= 500)) / count()",
     "refused_rate": "todouble(countif(Status between (400 .. 499))) / count()",
@@ -153,14 +153,16 @@ _PERCENTILES = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99}
 OF_MONITOR: tuple[Metric, ...] = ("health", "drift_share", "accuracy_drop")
 
 
-def alert_query(endpoint: str, metric: Metric) -> str:
-    """Return the query whose column `value` is a metric of monitoring over the window that is asked about; no row says no data."""
+def alert_query(endpoint: str, metric: Metric, minutes: int = 5) -> str:
+    """Return the query whose column `value` is a metric of monitoring, a row for so many minutes; no row says no data.
+
+    For `requests` a row is a request: what counts rows counts those that are not there too.
+    """
     if metric in OF_MONITOR:
         return f"{_ours(WATCHED + metric, endpoint)}\n| project TimeGenerated, value = Max"
     if metric == "requests":
-        return f"{requests_query(endpoint)}\n| summarize value = todouble(count()) by bin(TimeGenerated, 1m)"
+        return f"{requests_query(endpoint)}\n| project TimeGenerated"
     share = _SHARES.get(metric)
     said = f"value = {share or f'todouble(percentile(TotalDurationMs, {_PERCENTILES.get(metric, 95)}))'}"
-    return (
-        f"{requests_query(endpoint)}\n| summarize many = count(), {said}\n| where many > 0\n| project value"
-    )
+    return f"""{requests_query(endpoint)}
+| summarize {said} by TimeGenerated = bin(TimeGenerated, {minutes}m)"""
