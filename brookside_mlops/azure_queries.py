@@ -17,6 +17,7 @@ __all__ = [
     "ROWS",
     "VALUES",
     "SQUARES",
+    "BELOW",
     "WATCHED",
     "OF_MONITOR",
     "literal",
@@ -111,6 +112,7 @@ ROWS = (
     "brookside.predictions"  # counts rows, with `endpoint` and `deployment`, and `label` for a classification
 )
 VALUES, SQUARES = "brookside.predicted", "brookside.predicted_squared"
+BELOW = "brookside.predicted_below_zero"  # a counter only grows: what is below zero is counted apart
 WATCHED = "brookside.monitor."  # and the name of a metric of monitoring, as the monitor saw it last
 
 
@@ -122,9 +124,9 @@ def _ours(name: str, endpoint: str) -> str:
 def predictions_query(endpoint: str) -> str:
     """Return the query for what each deployment predicted: rows, the sum of the values and of their squares."""
     return f"""{METRICS}
-| where Name in ({literal(VALUES)}, {literal(SQUARES)}) and tostring(Properties.endpoint) == {literal(endpoint)}
-| summarize rows = sumif(ItemCount, Name == {literal(VALUES)}),
-    total = sumif(Sum, Name == {literal(VALUES)}),
+| where Name startswith 'brookside.predict' and tostring(Properties.endpoint) == {literal(endpoint)}
+| summarize rows = sumif(Sum, Name == {literal(ROWS)}),
+    total = sumif(Sum, Name == {literal(VALUES)}) - sumif(Sum, Name == {literal(BELOW)}),
     squares = sumif(Sum, Name == {literal(SQUARES)})
     by deployment = tostring(Properties.deployment)
 | order by deployment asc"""
@@ -140,7 +142,7 @@ def classes_query(endpoint: str) -> str:
 
 def watched_query(endpoint: str, metric: Metric) -> str:
     """Return the query for a number as the monitor saw it last, as `value`."""
-    return f"{_ours(WATCHED + metric, endpoint)}\n| top 1 by TimeGenerated desc\n| project value = Max"
+    return f"{_ours(WATCHED + metric, endpoint)}\n| top 1 by TimeGenerated desc\n| project value = Sum"
 
 
 # %% ../nbs/parts/azure_queries.ipynb #c92d576d
@@ -159,7 +161,7 @@ def alert_query(endpoint: str, metric: Metric, minutes: int = 5) -> str:
     For `requests` a row is a request: what counts rows counts those that are not there too.
     """
     if metric in OF_MONITOR:
-        return f"{_ours(WATCHED + metric, endpoint)}\n| project TimeGenerated, value = Max"
+        return f"{_ours(WATCHED + metric, endpoint)}\n| project TimeGenerated, value = Sum"
     if metric == "requests":
         return f"{requests_query(endpoint)}\n| project TimeGenerated"
     share = _SHARES.get(metric)
