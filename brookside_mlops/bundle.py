@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,10 @@ class Bundle:
 
     def __init__(self, info: BundleInfo, graph: bytes) -> None:
         """Load a graph; one thread, since the endpoint runs several workers."""
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
         import onnxruntime
+
+        onnxruntime.disable_telemetry_events()
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -163,6 +163,43 @@ def _run_due(project: Path, environments: Sequence[str], as_json: bool) -> bool:
     return any(one.error for one in ran)
 
 
+def _is_for_azure(target: str, plan: bool, configure: bool, edits: bool) -> bool:
+    """Tell whether Azure Monitor is asked about. Raises InputError for options that do not go together."""
+    if plan and target == "local":
+        raise InputError("--plan: goes with --target azure; the rules of this machine are the configuration")
+    if target == "azure" and edits:
+        raise InputError("--alert-email with --target azure: write the configuration first, without --target")
+    if target == "azure" and not (plan or configure):
+        raise InputError("--target azure: goes with --plan or --configure-alerts")
+    return target == "azure"
+
+
+def _in_azure(project: Path, endpoint: str, environment: str, apply: bool, as_json: bool) -> None:
+    """Show how Azure Monitor differs from the configuration, or make it so."""
+    from brookside_mlops.azure_monitor import alert_plans
+    from brookside_mlops.settings import ENVIRONMENTS
+
+    plans = alert_plans(project, [environment] if environment else ENVIRONMENTS, endpoint, apply)
+    if as_json:
+        from brookside_mlops.reporting import show_json
+
+        show_json(
+            [
+                {
+                    "endpoint": one.endpoint,
+                    "applied": apply,
+                    "changes": [change.model_dump(mode="json") for change in one.changes],
+                    "notes": one.notes,
+                }
+                for one in plans
+            ]
+        )
+        return
+    typer.echo("\n".join(line for one in plans for line in one.lines()))
+    if apply:
+        typer.echo(f"{sum(len(one.open) for one in plans)} made")
+
+
 def _configure(project: Path, emails: list[str], drift: float | None, accuracy: float | None) -> list[str]:
     """Write the configuration of the alerts and return what has changed."""
     from brookside_mlops.monitoring_configure import configure_alerts
@@ -196,6 +233,13 @@ def monitor_command(
     configure: Annotated[
         bool, typer.Option("--configure-alerts", help="Write the monitoring configuration.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="With --target azure: how Azure Monitor differs; change nothing.")
+    ] = False,
+    target: Annotated[
+        Literal["local", "azure"],
+        typer.Option(help="azure: --plan and --configure-alerts are about Azure Monitor."),
+    ] = "local",
     alert_email: Annotated[list[str] | None, typer.Option(help="Who gets alerts by mail.")] = None,
     data_drift_threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="0.15: 15 % of the features.")
@@ -209,8 +253,18 @@ def monitor_command(
     project = Path.cwd()
     told: list[str] | None = None
     _refuse_two(
-        watch=watching, generate_dashboard=dashboard, silence=quiet, due=due, configure_alerts=configure
+        watch=watching,
+        generate_dashboard=dashboard,
+        silence=quiet,
+        due=due,
+        configure_alerts=configure,
+        plan=plan,
     )
+    if _is_for_azure(
+        target, plan, configure, bool(alert_email or data_drift_threshold or accuracy_drop_threshold)
+    ):
+        _in_azure(project, endpoint, environment, configure, as_json)
+        return
     given = {
         "--alert-email": alert_email,
         "--data-drift-threshold": data_drift_threshold,

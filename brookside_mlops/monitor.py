@@ -34,6 +34,7 @@ from .monitoring_predictions import PredictionMetrics, read_predictions
 from .monitoring_sections import Logging
 from .rollout import Record
 from .rollout_store import RolloutStore
+from .telemetry import tell_watched, wanted
 
 # %% auto #0
 __all__ = [
@@ -258,4 +259,8 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
     store.show(endpoint, report.model_dump_json())
     write_log(state_folder, endpoint, log_lines(report.hour, events, done), watched.logging, end)
     store.prune(end - 86_400 * watched.logging.keep_days)
+    if wanted():
+        rows = read_rows(log, end - max(watched.window, STEP), end)
+        held = {name: store.observed(endpoint, name, end) for name in HOLDS}
+        tell_watched(endpoint, samples_at(rows, end, watched.window) | held)
     return report

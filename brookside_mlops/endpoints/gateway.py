@@ -36,6 +36,7 @@ from .scoring import Receive, Scoring, Send
 from .state import EndpointState
 from .stats import Snapshot, metrics_text
 from ..payload import PayloadError
+from ..telemetry import request_listener
 
 # %% auto #0
 __all__ = ["BACKLOG", "TRIES", "Gateway", "listen", "main"]
@@ -47,7 +48,7 @@ class Gateway:
 
     def __init__(self, state: EndpointState) -> None:
         self.state = state
-        self.log = RequestLog(state.requests, state.limits().log_days)
+        self.log = RequestLog(state.requests, state.limits().log_days, request_listener(state.name))
         self.fleet = Fleet(state)
         self.scoring = Scoring(self.fleet, self.log)
         self.page = Page(state, self.fleet, self.log, self.scoring.permits)

@@ -9,8 +9,8 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -69,8 +69,11 @@ MOST = 200_000  # rows kept in memory while the disk does not take them
 class RequestLog:
     """Writes entries in batches. A disk that is full costs rows of the log, counted in `lost`, never a request."""
 
-    def __init__(self, path: Path, days: float = 30.0) -> None:
-        self.path, self.days = path, days
+    def __init__(
+        self, path: Path, days: float = 30.0, told: Callable[[Sequence[Entry]], None] | None = None
+    ) -> None:
+        """Name the file; `told` hears of each batch that was written, in the thread that writes."""
+        self.path, self.days, self.told = path, days, told
         self.lost = 0
         self._entries: list[Entry] = []
         self._over = threading.Event()
@@ -106,6 +109,10 @@ class RequestLog:
                 kept = batch[-MOST:]
                 self.lost += len(batch) - len(kept)
                 self._entries = kept + self._entries
+                return
+            if self.told is not None:
+                with suppress(Exception):  # whoever listens is no reason to stop writing
+                    self.told(batch)
 
     def stop(self) -> None:
         """Write the rest and end the thread."""
