@@ -551,6 +551,158 @@ d = {
             ),
             "brookside_mlops.canary.window": ("parts/canary.html#window", "brookside_mlops/canary.py"),
         },
+        "brookside_mlops.ci_checks": {
+            "brookside_mlops.ci_checks.Checked": (
+                "parts/ci_checks.html#checked",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks._program": (
+                "parts/ci_checks.html#_program",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.advisories": (
+                "parts/ci_checks.html#advisories",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.ask_advisories": (
+                "parts/ci_checks.html#ask_advisories",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.checks_of": (
+                "parts/ci_checks.html#checks_of",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.need_passed": (
+                "parts/ci_checks.html#need_passed",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.run_checks": (
+                "parts/ci_checks.html#run_checks",
+                "brookside_mlops/ci_checks.py",
+            ),
+        },
+        "brookside_mlops.ci_host": {
+            "brookside_mlops.ci_host._append": ("parts/ci_host.html#_append", "brookside_mlops/ci_host.py"),
+            "brookside_mlops.ci_host.host_of": ("parts/ci_host.html#host_of", "brookside_mlops/ci_host.py"),
+            "brookside_mlops.ci_host.output_lines": (
+                "parts/ci_host.html#output_lines",
+                "brookside_mlops/ci_host.py",
+            ),
+            "brookside_mlops.ci_host.tell_outputs": (
+                "parts/ci_host.html#tell_outputs",
+                "brookside_mlops/ci_host.py",
+            ),
+            "brookside_mlops.ci_host.tell_summary": (
+                "parts/ci_host.html#tell_summary",
+                "brookside_mlops/ci_host.py",
+            ),
+        },
+        "brookside_mlops.ci_secrets": {
+            "brookside_mlops.ci_secrets.Finding": (
+                "parts/ci_secrets.html#finding",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.Finding.allowed_line": (
+                "parts/ci_secrets.html#finding.allowed_line",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.Finding.words": (
+                "parts/ci_secrets.html#finding.words",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets._detectors": (
+                "parts/ci_secrets.html#_detectors",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets._joined": (
+                "parts/ci_secrets.html#_joined",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets._printed": (
+                "parts/ci_secrets.html#_printed",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.allowed_in": (
+                "parts/ci_secrets.html#allowed_in",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.files_to_scan": (
+                "parts/ci_secrets.html#files_to_scan",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.not_allowed": (
+                "parts/ci_secrets.html#not_allowed",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.secrets_in": (
+                "parts/ci_secrets.html#secrets_in",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.texts_of": (
+                "parts/ci_secrets.html#texts_of",
+                "brookside_mlops/ci_secrets.py",
+            ),
+        },
+        "brookside_mlops.ci_state": {
+            "brookside_mlops.ci_state._copy_database": (
+                "parts/ci_state.html#_copy_database",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state._places": (
+                "parts/ci_state.html#_places",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state.keep": ("parts/ci_state.html#keep", "brookside_mlops/ci_state.py"),
+            "brookside_mlops.ci_state.kept_files": (
+                "parts/ci_state.html#kept_files",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state.kept_folders": (
+                "parts/ci_state.html#kept_folders",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state.said_of": (
+                "parts/ci_state.html#said_of",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state.take": ("parts/ci_state.html#take", "brookside_mlops/ci_state.py"),
+        },
+        "brookside_mlops.ci_summary": {
+            "brookside_mlops.ci_summary._deployed": (
+                "parts/ci_summary.html#_deployed",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary._results": (
+                "parts/ci_summary.html#_results",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary.cell": (
+                "parts/ci_summary.html#cell",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary.gates_table": (
+                "parts/ci_summary.html#gates_table",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary.summary_text": (
+                "parts/ci_summary.html#summary_text",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary.table": (
+                "parts/ci_summary.html#table",
+                "brookside_mlops/ci_summary.py",
+            ),
+        },
+        "brookside_mlops.ci_undo": {
+            "brookside_mlops.ci_undo.Undo": ("parts/ci_undo.html#undo", "brookside_mlops/ci_undo.py"),
+            "brookside_mlops.ci_undo.decide": ("parts/ci_undo.html#decide", "brookside_mlops/ci_undo.py"),
+            "brookside_mlops.ci_undo.rollout_open": (
+                "parts/ci_undo.html#rollout_open",
+                "brookside_mlops/ci_undo.py",
+            ),
+            "brookside_mlops.ci_undo.run_in": ("parts/ci_undo.html#run_in", "brookside_mlops/ci_undo.py"),
+            "brookside_mlops.ci_undo.undo_of": ("parts/ci_undo.html#undo_of", "brookside_mlops/ci_undo.py"),
+        },
         "brookside_mlops.cli": {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
@@ -627,6 +779,33 @@ d = {
             "brookside_mlops.cli_care.endpoint_prune": (
                 "parts/cli_care.html#endpoint_prune",
                 "brookside_mlops/cli_care.py",
+            ),
+        },
+        "brookside_mlops.cli_ci": {
+            "brookside_mlops.cli_ci._said_of": ("parts/cli_ci.html#_said_of", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_advisories": (
+                "parts/cli_ci.html#ci_advisories",
+                "brookside_mlops/cli_ci.py",
+            ),
+            "brookside_mlops.cli_ci.ci_check": ("parts/cli_ci.html#ci_check", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_keep": ("parts/cli_ci.html#ci_keep", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_outputs": (
+                "parts/cli_ci.html#ci_outputs",
+                "brookside_mlops/cli_ci.py",
+            ),
+            "brookside_mlops.cli_ci.ci_secrets": (
+                "parts/cli_ci.html#ci_secrets",
+                "brookside_mlops/cli_ci.py",
+            ),
+            "brookside_mlops.cli_ci.ci_summary": (
+                "parts/cli_ci.html#ci_summary",
+                "brookside_mlops/cli_ci.py",
+            ),
+            "brookside_mlops.cli_ci.ci_take": ("parts/cli_ci.html#ci_take", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_undo": ("parts/cli_ci.html#ci_undo", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_work_item": (
+                "parts/cli_ci.html#ci_work_item",
+                "brookside_mlops/cli_ci.py",
             ),
         },
         "brookside_mlops.cli_costs": {
@@ -4972,6 +5151,10 @@ d = {
                 "parts/pipeline.html#stage_parameters",
                 "brookside_mlops/pipeline.py",
             ),
+            "brookside_mlops.pipeline.stages_until": (
+                "parts/pipeline.html#stages_until",
+                "brookside_mlops/pipeline.py",
+            ),
         },
         "brookside_mlops.plots": {
             "brookside_mlops.plots.Panel": ("parts/plots.html#panel", "brookside_mlops/plots.py"),
@@ -7301,6 +7484,92 @@ d = {
                 "brookside_mlops/watched.py",
             ),
             "brookside_mlops.watched.watched": ("parts/watched.html#watched", "brookside_mlops/watched.py"),
+        },
+        "brookside_mlops.work_items": {
+            "brookside_mlops.work_items.Board": (
+                "parts/work_items.html#board",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Board.url": (
+                "parts/work_items.html#board.url",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards": (
+                "parts/work_items.html#boards",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards.__init__": (
+                "parts/work_items.html#boards.__init__",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards._patch": (
+                "parts/work_items.html#boards._patch",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards.ask": (
+                "parts/work_items.html#boards.ask",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards.open_item": (
+                "parts/work_items.html#boards.open_item",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards.report": (
+                "parts/work_items.html#boards.report",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.BoardsError": (
+                "parts/work_items.html#boardserror",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Failure": (
+                "parts/work_items.html#failure",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Failure.tags": (
+                "parts/work_items.html#failure.tags",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Failure.text": (
+                "parts/work_items.html#failure.text",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Failure.title": (
+                "parts/work_items.html#failure.title",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Passing": (
+                "parts/work_items.html#passing",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Passing.__init__": (
+                "parts/work_items.html#passing.__init__",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items._answer": (
+                "parts/work_items.html#_answer",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.board_of": (
+                "parts/work_items.html#board_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.explained": (
+                "parts/work_items.html#explained",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.fields_of": (
+                "parts/work_items.html#fields_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.link_of": (
+                "parts/work_items.html#link_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.query_of": (
+                "parts/work_items.html#query_of",
+                "brookside_mlops/work_items.py",
+            ),
         },
         "brookside_mlops.yaml_edit": {
             "brookside_mlops.yaml_edit._added": (

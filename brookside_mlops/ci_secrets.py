@@ -56,7 +56,7 @@ def texts_of(path: Path) -> Iterator[tuple[str, str]]:
         raise InputError(f"{path} is not a notebook: {error!r}") from None
 
 
-# %% ../nbs/parts/ci_secrets.ipynb #88334687
+# %% ../nbs/parts/ci_secrets.ipynb #fd14d4a4
 UNUSED = ("HexHighEntropyString", "Base64HighEntropyString")
 
 
@@ -83,7 +83,7 @@ class Finding:
 def _detectors() -> Iterator[Any]:
     """Yield a function that finds secrets in a file. Raises InputError without detect-secrets."""
     try:
-        from detect_secrets import SecretsCollection
+        from detect_secrets.core.secrets_collection import SecretsCollection
         from detect_secrets.settings import default_settings
     except ImportError:
         raise InputError("detect-secrets is not installed: pip install -e '.[test]'") from None

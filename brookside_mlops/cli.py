@@ -13,6 +13,7 @@ import typer
 
 from .cli_audit import audit_app
 from .cli_care import endpoint_app
+from .cli_ci import ci_app
 from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
 from .cli_docs import docs_command
@@ -389,6 +390,7 @@ app.command("notify")(notify_command)
 app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.command("docs")(docs_command)
+app.add_typer(ci_app, name="ci")
 app.add_typer(contract_app, name="contract")
 app.add_typer(labels_app, name="labels")
 app.add_typer(costs_app, name="costs")
