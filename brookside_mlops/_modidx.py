@@ -869,6 +869,7 @@ d = {
                 "parts/cli_ci.html#ci_outputs",
                 "brookside_mlops/cli_ci.py",
             ),
+            "brookside_mlops.cli_ci.ci_retain": ("parts/cli_ci.html#ci_retain", "brookside_mlops/cli_ci.py"),
             "brookside_mlops.cli_ci.ci_secrets": (
                 "parts/cli_ci.html#ci_secrets",
                 "brookside_mlops/cli_ci.py",
@@ -7810,12 +7811,20 @@ d = {
                 "parts/work_items.html#fields_of",
                 "brookside_mlops/work_items.py",
             ),
+            "brookside_mlops.work_items.lease_of": (
+                "parts/work_items.html#lease_of",
+                "brookside_mlops/work_items.py",
+            ),
             "brookside_mlops.work_items.link_of": (
                 "parts/work_items.html#link_of",
                 "brookside_mlops/work_items.py",
             ),
             "brookside_mlops.work_items.query_of": (
                 "parts/work_items.html#query_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.retain": (
+                "parts/work_items.html#retain",
                 "brookside_mlops/work_items.py",
             ),
         },

@@ -40,6 +40,7 @@ __all__ = [
     "ci_take",
     "ci_undo",
     "ci_work_item",
+    "ci_retain",
 ]
 
 
@@ -75,6 +76,7 @@ def ci_secrets(
     allow: Annotated[bool, typer.Option("--allow", help="List what is found as no secret.")] = False,
 ) -> None:
     """Look for secrets in notebooks, in their outputs and in other files; exit 1 where something looks like one."""
+    from brookside_mlops.ci_host import tell_outputs
     from brookside_mlops.ci_secrets import ALLOWED, allowed_in, files_to_scan, not_allowed, secrets_in
     from brookside_mlops.files import write_text
 
@@ -97,6 +99,8 @@ def ci_secrets(
             "brookside-mlops ci secrets --allow"
         )
     typer.echo(f"{len(names)} files, no secret")
+    if places:
+        typer.echo(tell_outputs({"clean": "true"}), nl=False)
 
 
 # %% ../nbs/parts/cli_ci.ipynb #de89c3ca
@@ -191,6 +195,14 @@ def ci_work_item(
     failure = Failure(endpoint, environment, _said_of(run, environment, usecase), link_of())
     number, new = Boards(board).report(failure, kind)
     typer.echo(f"work item {number}: {'opened' if new else 'was open, and says that it failed again'}")
+
+
+@ci_app.command("retain")
+def ci_retain(days: Annotated[int, typer.Option(help="How long.")] = 365) -> None:
+    """Keep the run of this pipeline in Azure DevOps, with artifacts and logs."""
+    from brookside_mlops.work_items import Boards, board_of, lease_of, retain
+
+    typer.echo(f"kept until {retain(Boards(board_of()), lease_of(days))}")
 
 
 def _said_of(run: str | None, environment: str, usecase: str) -> str:

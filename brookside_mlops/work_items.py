@@ -44,6 +44,8 @@ __all__ = [
     "explained",
     "Passing",
     "Boards",
+    "lease_of",
+    "retain",
 ]
 
 # %% ../nbs/parts/work_items.ipynb #60d7181a
@@ -61,7 +63,7 @@ class Board:
 
     def url(self, path: str) -> str:
         """Return the address of a call."""
-        return f"{self.collection.rstrip('/')}/{quote(self.project)}/_apis/wit/{path}?api-version={API}"
+        return f"{self.collection.rstrip('/')}/{quote(self.project)}/_apis/{path}?api-version={API}"
 
 
 def board_of(environ: Mapping[str, str] = os.environ) -> Board:
@@ -231,7 +233,7 @@ class Boards:
         """Return the id of the oldest open item of a failure, None where there is none."""
         query = {"query": query_of(failure)}
         found = self.ask(
-            "query of work items", lambda client: client.post(self.board.url("wiql"), json=query)
+            "query of work items", lambda client: client.post(self.board.url("wit/wiql"), json=query)
         )
         items = found.get("workItems", [])
         return int(items[0]["id"]) if items else None
@@ -248,11 +250,11 @@ class Boards:
         made: dict[str, Any] = {}
 
         def create(client: Any) -> Any:
-            path = f"workitems/${quote(kind)}"
+            path = f"wit/workitems/${quote(kind)}"
             known = self.open_item(failure) if made.setdefault("tries", 0) else None
             made["tries"] += 1
             if known is not None:
-                return client.get(self.board.url(f"workitems/{known}"))
+                return client.get(self.board.url(f"wit/workitems/{known}"))
             return self._patch(client, "POST", path, fields_of(failure))
 
         found = self.open_item(failure)
@@ -266,6 +268,26 @@ class Boards:
             }
         ]
         self.ask(
-            f"work item {found}", lambda client: self._patch(client, "PATCH", f"workitems/{found}", history)
+            f"work item {found}",
+            lambda client: self._patch(client, "PATCH", f"wit/workitems/{found}", history),
         )
         return found, False
+
+
+# %% ../nbs/parts/work_items.ipynb #retain02
+def lease_of(days: int, environ: Mapping[str, str] = os.environ) -> list[dict[str, Any]]:
+    """Return the lease for the run of this job. Raises InputError where the job says not which it is, or days are out of range."""
+    run, definition = environ.get("BUILD_BUILDID", ""), environ.get("SYSTEM_DEFINITIONID", "")
+    if not (run.isdecimal() and definition.isdecimal()):
+        raise InputError("BUILD_BUILDID, SYSTEM_DEFINITIONID: not set; Azure Pipelines sets them")
+    if not 1 <= days <= 36500:
+        raise InputError(f"--days {days}: from 1 to 36500 would be right")
+    numbers = {"definitionId": int(definition), "runId": int(run)}
+    return [{"daysValid": days, "ownerId": "Pipeline:brookside-mlops", "protectPipeline": False, **numbers}]
+
+
+def retain(boards: Boards, lease: list[dict[str, Any]]) -> str:
+    """Hold a run, and return until when, as the service says it."""
+    url = boards.board.url("build/retention/leases")
+    said = boards.ask("lease of the run", lambda client: client.post(url, json=lease))
+    return str(said.get("value", [{}])[0].get("validUntil", "?"))

@@ -12,6 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +110,7 @@ class Walker:
         self.kept = self.cache or self.place / "cache"
         for one in (self.artifacts, self.kept):
             one.mkdir(parents=True, exist_ok=True)
+        self.programs = machine(self.place / "machine")
         self.summary.touch()
 
     # ---- what expressions see ------------------------------------------------------------------------------------------------------------
@@ -223,7 +226,7 @@ class Instance:
         command = filled(step["run"], names, {})
         assert command == step["run"], f"{command!r}: a value is put into a command; env: would be right"
         self.walker.tamper(self.name, command, self.folder)
-        ended = shell(command, self.folder, environ)
+        ended = shell(command, self.folder, self.walker.programs, environ)
         self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout))
         return ended.returncode == 0
 
@@ -278,17 +281,30 @@ class Instance:
         return True
 
 
-def shell(command: str, folder: Path, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a command of a job by bash, with this Python's programs first and with nothing of this project's own environment."""
+def machine(folder: Path) -> Path:
+    """Make a Python of its own in a folder, which has the packages of this one; return where its programs are.
+
+    What a job installs goes there: the project from the job's checkout, since all else is there already.
+    """
+    venv.EnvBuilder(with_pip=True).create(folder)
+    here = Path(sysconfig.get_paths()["purelib"])
+    there = Path(sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})["purelib"])
+    (there / "packages_of_the_tests.pth").write_text(f"{here}\n", encoding="utf-8")
+    return folder / "bin"
+
+
+def shell(
+    command: str, folder: Path, programs: Path, environ: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of a job by bash, with the programs of its machine first and nothing of this project's own environment."""
     kept = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("BROOKSIDE_", "GITHUB_", "PYTEST_", "COV"))
     }
     base = {
-        "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",
-        "PYTHONPATH": str(folder),  # the project is installed once, and this checkout goes before it
-        "PIP_DRY_RUN": "1",  # what would be installed is found out; the environment of these tests stays as it is
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{kept['PATH']}",
+        "PYTHONPATH": str(folder),  # for the programs of the environment of these tests, black for one
         "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache"),
     }
     return subprocess.run(
