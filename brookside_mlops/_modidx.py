@@ -437,6 +437,96 @@ d = {
                 "brookside_mlops/audit_chain.py",
             ),
         },
+        "brookside_mlops.azure_alerts": {
+            "brookside_mlops.azure_alerts.Change": (
+                "parts/azure_alerts.html#change",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Change.words": (
+                "parts/azure_alerts.html#change.words",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Desired": (
+                "parts/azure_alerts.html#desired",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Place": (
+                "parts/azure_alerts.html#place",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Place.action_group_id": (
+                "parts/azure_alerts.html#place.action_group_id",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Place.tags": (
+                "parts/azure_alerts.html#place.tags",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts._description": (
+                "parts/azure_alerts.html#_description",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts._operator": (
+                "parts/azure_alerts.html#_operator",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts._plain": (
+                "parts/azure_alerts.html#_plain",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts._short": (
+                "parts/azure_alerts.html#_short",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.action_group": (
+                "parts/azure_alerts.html#action_group",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.alert_name": (
+                "parts/azure_alerts.html#alert_name",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.at_least": (
+                "parts/azure_alerts.html#at_least",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.changes": (
+                "parts/azure_alerts.html#changes",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.desired_alerts": (
+                "parts/azure_alerts.html#desired_alerts",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.differences": (
+                "parts/azure_alerts.html#differences",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.duration": (
+                "parts/azure_alerts.html#duration",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.is_ours": (
+                "parts/azure_alerts.html#is_ours",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.left_to_monitor": (
+                "parts/azure_alerts.html#left_to_monitor",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.metric_alert": (
+                "parts/azure_alerts.html#metric_alert",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.periods": (
+                "parts/azure_alerts.html#periods",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.scheduled_query": (
+                "parts/azure_alerts.html#scheduled_query",
+                "brookside_mlops/azure_alerts.py",
+            ),
+        },
         "brookside_mlops.azure_client": {
             "brookside_mlops.azure_client.Arm": (
                 "parts/azure_client.html#arm",
@@ -485,6 +575,110 @@ d = {
             "brookside_mlops.azure_client.ml_client": (
                 "parts/azure_client.html#ml_client",
                 "brookside_mlops/azure_client.py",
+            ),
+        },
+        "brookside_mlops.azure_monitor": {
+            "brookside_mlops.azure_monitor.AlertPlan": (
+                "parts/azure_monitor.html#alertplan",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.AlertPlan.lines": (
+                "parts/azure_monitor.html#alertplan.lines",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.AlertPlan.open": (
+                "parts/azure_monitor.html#alertplan.open",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.alert_plans": (
+                "parts/azure_monitor.html#alert_plans",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.apply_alerts": (
+                "parts/azure_monitor.html#apply_alerts",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.asking": (
+                "parts/azure_monitor.html#asking",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.delete_alert": (
+                "parts/azure_monitor.html#delete_alert",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.logs_resource": (
+                "parts/azure_monitor.html#logs_resource",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.monitor_client": (
+                "parts/azure_monitor.html#monitor_client",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.place_of": (
+                "parts/azure_monitor.html#place_of",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.plan_alerts": (
+                "parts/azure_monitor.html#plan_alerts",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.read_alerts": (
+                "parts/azure_monitor.html#read_alerts",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.write_alert": (
+                "parts/azure_monitor.html#write_alert",
+                "brookside_mlops/azure_monitor.py",
+            ),
+        },
+        "brookside_mlops.azure_queries": {
+            "brookside_mlops.azure_queries._ours": (
+                "parts/azure_queries.html#_ours",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.alert_query": (
+                "parts/azure_queries.html#alert_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.classes_query": (
+                "parts/azure_queries.html#classes_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.counts_query": (
+                "parts/azure_queries.html#counts_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.deployments_query": (
+                "parts/azure_queries.html#deployments_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.literal": (
+                "parts/azure_queries.html#literal",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.moment": (
+                "parts/azure_queries.html#moment",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.parts_query": (
+                "parts/azure_queries.html#parts_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.predictions_query": (
+                "parts/azure_queries.html#predictions_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.requests_query": (
+                "parts/azure_queries.html#requests_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.watched_query": (
+                "parts/azure_queries.html#watched_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.whole_query": (
+                "parts/azure_queries.html#whole_query",
+                "brookside_mlops/azure_queries.py",
             ),
         },
         "brookside_mlops.azure_settings": {
@@ -627,6 +821,158 @@ d = {
             ),
             "brookside_mlops.canary.window": ("parts/canary.html#window", "brookside_mlops/canary.py"),
         },
+        "brookside_mlops.ci_checks": {
+            "brookside_mlops.ci_checks.Checked": (
+                "parts/ci_checks.html#checked",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks._program": (
+                "parts/ci_checks.html#_program",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.advisories": (
+                "parts/ci_checks.html#advisories",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.ask_advisories": (
+                "parts/ci_checks.html#ask_advisories",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.checks_of": (
+                "parts/ci_checks.html#checks_of",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.need_passed": (
+                "parts/ci_checks.html#need_passed",
+                "brookside_mlops/ci_checks.py",
+            ),
+            "brookside_mlops.ci_checks.run_checks": (
+                "parts/ci_checks.html#run_checks",
+                "brookside_mlops/ci_checks.py",
+            ),
+        },
+        "brookside_mlops.ci_host": {
+            "brookside_mlops.ci_host._append": ("parts/ci_host.html#_append", "brookside_mlops/ci_host.py"),
+            "brookside_mlops.ci_host.host_of": ("parts/ci_host.html#host_of", "brookside_mlops/ci_host.py"),
+            "brookside_mlops.ci_host.output_lines": (
+                "parts/ci_host.html#output_lines",
+                "brookside_mlops/ci_host.py",
+            ),
+            "brookside_mlops.ci_host.tell_outputs": (
+                "parts/ci_host.html#tell_outputs",
+                "brookside_mlops/ci_host.py",
+            ),
+            "brookside_mlops.ci_host.tell_summary": (
+                "parts/ci_host.html#tell_summary",
+                "brookside_mlops/ci_host.py",
+            ),
+        },
+        "brookside_mlops.ci_secrets": {
+            "brookside_mlops.ci_secrets.Finding": (
+                "parts/ci_secrets.html#finding",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.Finding.allowed_line": (
+                "parts/ci_secrets.html#finding.allowed_line",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.Finding.words": (
+                "parts/ci_secrets.html#finding.words",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets._detectors": (
+                "parts/ci_secrets.html#_detectors",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets._joined": (
+                "parts/ci_secrets.html#_joined",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets._printed": (
+                "parts/ci_secrets.html#_printed",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.allowed_in": (
+                "parts/ci_secrets.html#allowed_in",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.files_to_scan": (
+                "parts/ci_secrets.html#files_to_scan",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.not_allowed": (
+                "parts/ci_secrets.html#not_allowed",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.secrets_in": (
+                "parts/ci_secrets.html#secrets_in",
+                "brookside_mlops/ci_secrets.py",
+            ),
+            "brookside_mlops.ci_secrets.texts_of": (
+                "parts/ci_secrets.html#texts_of",
+                "brookside_mlops/ci_secrets.py",
+            ),
+        },
+        "brookside_mlops.ci_state": {
+            "brookside_mlops.ci_state._copy_database": (
+                "parts/ci_state.html#_copy_database",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state._places": (
+                "parts/ci_state.html#_places",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state.keep": ("parts/ci_state.html#keep", "brookside_mlops/ci_state.py"),
+            "brookside_mlops.ci_state.kept_files": (
+                "parts/ci_state.html#kept_files",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state.kept_folders": (
+                "parts/ci_state.html#kept_folders",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state.said_of": (
+                "parts/ci_state.html#said_of",
+                "brookside_mlops/ci_state.py",
+            ),
+            "brookside_mlops.ci_state.take": ("parts/ci_state.html#take", "brookside_mlops/ci_state.py"),
+        },
+        "brookside_mlops.ci_summary": {
+            "brookside_mlops.ci_summary._deployed": (
+                "parts/ci_summary.html#_deployed",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary._results": (
+                "parts/ci_summary.html#_results",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary.cell": (
+                "parts/ci_summary.html#cell",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary.gates_table": (
+                "parts/ci_summary.html#gates_table",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary.summary_text": (
+                "parts/ci_summary.html#summary_text",
+                "brookside_mlops/ci_summary.py",
+            ),
+            "brookside_mlops.ci_summary.table": (
+                "parts/ci_summary.html#table",
+                "brookside_mlops/ci_summary.py",
+            ),
+        },
+        "brookside_mlops.ci_undo": {
+            "brookside_mlops.ci_undo.Undo": ("parts/ci_undo.html#undo", "brookside_mlops/ci_undo.py"),
+            "brookside_mlops.ci_undo.decide": ("parts/ci_undo.html#decide", "brookside_mlops/ci_undo.py"),
+            "brookside_mlops.ci_undo.rollout_open": (
+                "parts/ci_undo.html#rollout_open",
+                "brookside_mlops/ci_undo.py",
+            ),
+            "brookside_mlops.ci_undo.run_in": ("parts/ci_undo.html#run_in", "brookside_mlops/ci_undo.py"),
+            "brookside_mlops.ci_undo.undo_of": ("parts/ci_undo.html#undo_of", "brookside_mlops/ci_undo.py"),
+        },
         "brookside_mlops.cli": {
             "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
@@ -704,6 +1050,34 @@ d = {
             "brookside_mlops.cli_care.endpoint_prune": (
                 "parts/cli_care.html#endpoint_prune",
                 "brookside_mlops/cli_care.py",
+            ),
+        },
+        "brookside_mlops.cli_ci": {
+            "brookside_mlops.cli_ci._said_of": ("parts/cli_ci.html#_said_of", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_advisories": (
+                "parts/cli_ci.html#ci_advisories",
+                "brookside_mlops/cli_ci.py",
+            ),
+            "brookside_mlops.cli_ci.ci_check": ("parts/cli_ci.html#ci_check", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_keep": ("parts/cli_ci.html#ci_keep", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_outputs": (
+                "parts/cli_ci.html#ci_outputs",
+                "brookside_mlops/cli_ci.py",
+            ),
+            "brookside_mlops.cli_ci.ci_retain": ("parts/cli_ci.html#ci_retain", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_secrets": (
+                "parts/cli_ci.html#ci_secrets",
+                "brookside_mlops/cli_ci.py",
+            ),
+            "brookside_mlops.cli_ci.ci_summary": (
+                "parts/cli_ci.html#ci_summary",
+                "brookside_mlops/cli_ci.py",
+            ),
+            "brookside_mlops.cli_ci.ci_take": ("parts/cli_ci.html#ci_take", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_undo": ("parts/cli_ci.html#ci_undo", "brookside_mlops/cli_ci.py"),
+            "brookside_mlops.cli_ci.ci_work_item": (
+                "parts/cli_ci.html#ci_work_item",
+                "brookside_mlops/cli_ci.py",
             ),
         },
         "brookside_mlops.cli_costs": {
@@ -855,6 +1229,14 @@ d = {
             ),
             "brookside_mlops.cli_monitor._dashboards": (
                 "parts/cli_monitor.html#_dashboards",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._in_azure": (
+                "parts/cli_monitor.html#_in_azure",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._is_for_azure": (
+                "parts/cli_monitor.html#_is_for_azure",
                 "brookside_mlops/cli_monitor.py",
             ),
             "brookside_mlops.cli_monitor._look_at_all": (
@@ -2188,6 +2570,280 @@ d = {
             "brookside_mlops.due.run_due": ("parts/due.html#run_due", "brookside_mlops/due.py"),
             "brookside_mlops.due.tries_so_far": ("parts/due.html#tries_so_far", "brookside_mlops/due.py"),
         },
+        "brookside_mlops.endpoints.azure": {
+            "brookside_mlops.endpoints.azure.AzureEndpoint": (
+                "parts/azure.html#azureendpoint",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.__init__": (
+                "parts/azure.html#azureendpoint.__init__",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._cache": (
+                "parts/azure.html#azureendpoint._cache",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._call": (
+                "parts/azure.html#azureendpoint._call",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._change": (
+                "parts/azure.html#azureendpoint._change",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._delete": (
+                "parts/azure.html#azureendpoint._delete",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._delete_endpoint": (
+                "parts/azure.html#azureendpoint._delete_endpoint",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._endpoint_state": (
+                "parts/azure.html#azureendpoint._endpoint_state",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._entity": (
+                "parts/azure.html#azureendpoint._entity",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._finish": (
+                "parts/azure.html#azureendpoint._finish",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._log_of": (
+                "parts/azure.html#azureendpoint._log_of",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._need": (
+                "parts/azure.html#azureendpoint._need",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._place": (
+                "parts/azure.html#azureendpoint._place",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._said_state": (
+                "parts/azure.html#azureendpoint._said_state",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._said_traffic": (
+                "parts/azure.html#azureendpoint._said_traffic",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._seen": (
+                "parts/azure.html#azureendpoint._seen",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._state_of": (
+                "parts/azure.html#azureendpoint._state_of",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._target": (
+                "parts/azure.html#azureendpoint._target",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._trouble": (
+                "parts/azure.html#azureendpoint._trouble",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._wanted": (
+                "parts/azure.html#azureendpoint._wanted",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.bundle": (
+                "parts/azure.html#azureendpoint.bundle",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.client": (
+                "parts/azure.html#azureendpoint.client",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.counts": (
+                "parts/azure.html#azureendpoint.counts",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.create_deployment": (
+                "parts/azure.html#azureendpoint.create_deployment",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.curl_line": (
+                "parts/azure.html#azureendpoint.curl_line",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.delete_deployment": (
+                "parts/azure.html#azureendpoint.delete_deployment",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.deployments": (
+                "parts/azure.html#azureendpoint.deployments",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.exists": (
+                "parts/azure.html#azureendpoint.exists",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.keys": (
+                "parts/azure.html#azureendpoint.keys",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.logs": (
+                "parts/azure.html#azureendpoint.logs",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.regenerate_key": (
+                "parts/azure.html#azureendpoint.regenerate_key",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.score": (
+                "parts/azure.html#azureendpoint.score",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.set_mirror": (
+                "parts/azure.html#azureendpoint.set_mirror",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.set_traffic": (
+                "parts/azure.html#azureendpoint.set_traffic",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.show": (
+                "parts/azure.html#azureendpoint.show",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.show_uri": (
+                "parts/azure.html#azureendpoint.show_uri",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.start": (
+                "parts/azure.html#azureendpoint.start",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.stop": (
+                "parts/azure.html#azureendpoint.stop",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.unanswered": (
+                "parts/azure.html#azureendpoint.unanswered",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.Hosting": (
+                "parts/azure.html#hosting",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.NotEnded": (
+                "parts/azure.html#notended",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.deployment_of": (
+                "parts/azure.html#deployment_of",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.provisioning": (
+                "parts/azure.html#provisioning",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.quiet": (
+                "parts/azure.html#quiet",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.shares": (
+                "parts/azure.html#shares",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+        },
+        "brookside_mlops.endpoints.azure_assets": {
+            "brookside_mlops.endpoints.azure_assets.code_folder": (
+                "parts/azure_assets.html#code_folder",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+            "brookside_mlops.endpoints.azure_assets.conda_file": (
+                "parts/azure_assets.html#conda_file",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+            "brookside_mlops.endpoints.azure_assets.imported": (
+                "parts/azure_assets.html#imported",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+            "brookside_mlops.endpoints.azure_assets.model_folder": (
+                "parts/azure_assets.html#model_folder",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+            "brookside_mlops.endpoints.azure_assets.needed": (
+                "parts/azure_assets.html#needed",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+            "brookside_mlops.endpoints.azure_assets.register_model": (
+                "parts/azure_assets.html#register_model",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+            "brookside_mlops.endpoints.azure_assets.serving_environment": (
+                "parts/azure_assets.html#serving_environment",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+        },
+        "brookside_mlops.endpoints.azure_errors": {
+            "brookside_mlops.endpoints.azure_errors.AzureEndpointError": (
+                "parts/azure_errors.html#azureendpointerror",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
+            "brookside_mlops.endpoints.azure_errors.AzureEndpointError.__init__": (
+                "parts/azure_errors.html#azureendpointerror.__init__",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
+            "brookside_mlops.endpoints.azure_errors.Trouble": (
+                "parts/azure_errors.html#trouble",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
+            "brookside_mlops.endpoints.azure_errors.Trouble.words": (
+                "parts/azure_errors.html#trouble.words",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
+            "brookside_mlops.endpoints.azure_errors.code_and_message": (
+                "parts/azure_errors.html#code_and_message",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
+            "brookside_mlops.endpoints.azure_errors.next_step": (
+                "parts/azure_errors.html#next_step",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
+        },
+        "brookside_mlops.endpoints.azure_metrics": {
+            "brookside_mlops.endpoints.azure_metrics.entry_of": (
+                "parts/azure_metrics.html#entry_of",
+                "brookside_mlops/endpoints/azure_metrics.py",
+            ),
+            "brookside_mlops.endpoints.azure_metrics.fetch_requests": (
+                "parts/azure_metrics.html#fetch_requests",
+                "brookside_mlops/endpoints/azure_metrics.py",
+            ),
+            "brookside_mlops.endpoints.azure_metrics.fetched_until": (
+                "parts/azure_metrics.html#fetched_until",
+                "brookside_mlops/endpoints/azure_metrics.py",
+            ),
+            "brookside_mlops.endpoints.azure_metrics.keep_rows": (
+                "parts/azure_metrics.html#keep_rows",
+                "brookside_mlops/endpoints/azure_metrics.py",
+            ),
+            "brookside_mlops.endpoints.azure_metrics.traffic_query": (
+                "parts/azure_metrics.html#traffic_query",
+                "brookside_mlops/endpoints/azure_metrics.py",
+            ),
+        },
+        "brookside_mlops.endpoints.azure_score": {
+            "brookside_mlops.endpoints.azure_score.answer_request": (
+                "parts/azure_score.html#answer_request",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
+            "brookside_mlops.endpoints.azure_score.open_bundle": (
+                "parts/azure_score.html#open_bundle",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
+            "brookside_mlops.endpoints.azure_score.served_line": (
+                "parts/azure_score.html#served_line",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
+        },
         "brookside_mlops.endpoints.care": {
             "brookside_mlops.endpoints.care.prune": (
                 "parts/care.html#prune",
@@ -2369,6 +3025,10 @@ d = {
                 "parts/local.html#localendpoint._wait",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.bundle": (
+                "parts/local.html#localendpoint.bundle",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.counts": (
                 "parts/local.html#localendpoint.counts",
                 "brookside_mlops/endpoints/local.py",
@@ -2383,6 +3043,14 @@ d = {
             ),
             "brookside_mlops.endpoints.local.LocalEndpoint.delete_deployment": (
                 "parts/local.html#localendpoint.delete_deployment",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.deployments": (
+                "parts/local.html#localendpoint.deployments",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.exists": (
+                "parts/local.html#localendpoint.exists",
                 "brookside_mlops/endpoints/local.py",
             ),
             "brookside_mlops.endpoints.local.LocalEndpoint.health": (
@@ -2659,6 +3327,10 @@ d = {
                 "parts/protocol.html#endpoint",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.bundle": (
+                "parts/protocol.html#endpoint.bundle",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.counts": (
                 "parts/protocol.html#endpoint.counts",
                 "brookside_mlops/endpoints/protocol.py",
@@ -2667,8 +3339,20 @@ d = {
                 "parts/protocol.html#endpoint.create_deployment",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.curl_line": (
+                "parts/protocol.html#endpoint.curl_line",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.delete_deployment": (
                 "parts/protocol.html#endpoint.delete_deployment",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.deployments": (
+                "parts/protocol.html#endpoint.deployments",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.exists": (
+                "parts/protocol.html#endpoint.exists",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.Endpoint.keys": (
@@ -2699,8 +3383,16 @@ d = {
                 "parts/protocol.html#endpoint.show",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.show_uri": (
+                "parts/protocol.html#endpoint.show_uri",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.start": (
                 "parts/protocol.html#endpoint.start",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.stop": (
+                "parts/protocol.html#endpoint.stop",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.Endpoint.unanswered": (
@@ -5325,6 +6017,10 @@ d = {
                 "parts/pipeline.html#stage_parameters",
                 "brookside_mlops/pipeline.py",
             ),
+            "brookside_mlops.pipeline.stages_until": (
+                "parts/pipeline.html#stages_until",
+                "brookside_mlops/pipeline.py",
+            ),
         },
         "brookside_mlops.plots": {
             "brookside_mlops.plots.Panel": ("parts/plots.html#panel", "brookside_mlops/plots.py"),
@@ -7471,6 +8167,56 @@ d = {
             "brookside_mlops.target.target_of": ("parts/target.html#target_of", "brookside_mlops/target.py"),
             "brookside_mlops.target.url_parts": ("parts/target.html#url_parts", "brookside_mlops/target.py"),
         },
+        "brookside_mlops.telemetry": {
+            "brookside_mlops.telemetry.Telemetry": (
+                "parts/telemetry.html#telemetry",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry.__init__": (
+                "parts/telemetry.html#telemetry.__init__",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry._predictions": (
+                "parts/telemetry.html#telemetry._predictions",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry._span": (
+                "parts/telemetry.html#telemetry._span",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry.flush": (
+                "parts/telemetry.html#telemetry.flush",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry.requests": (
+                "parts/telemetry.html#telemetry.requests",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry.watched": (
+                "parts/telemetry.html#telemetry.watched",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.chosen": (
+                "parts/telemetry.html#chosen",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.request_listener": (
+                "parts/telemetry.html#request_listener",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.telemetry": (
+                "parts/telemetry.html#telemetry",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.tell_watched": (
+                "parts/telemetry.html#tell_watched",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.wanted": (
+                "parts/telemetry.html#wanted",
+                "brookside_mlops/telemetry.py",
+            ),
+        },
         "brookside_mlops.terminal": {
             "brookside_mlops.terminal.Display": (
                 "parts/terminal.html#display",
@@ -7692,6 +8438,100 @@ d = {
                 "brookside_mlops/watched.py",
             ),
             "brookside_mlops.watched.watched": ("parts/watched.html#watched", "brookside_mlops/watched.py"),
+        },
+        "brookside_mlops.work_items": {
+            "brookside_mlops.work_items.Board": (
+                "parts/work_items.html#board",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Board.url": (
+                "parts/work_items.html#board.url",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards": (
+                "parts/work_items.html#boards",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards.__init__": (
+                "parts/work_items.html#boards.__init__",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards._patch": (
+                "parts/work_items.html#boards._patch",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards.ask": (
+                "parts/work_items.html#boards.ask",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards.open_item": (
+                "parts/work_items.html#boards.open_item",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Boards.report": (
+                "parts/work_items.html#boards.report",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.BoardsError": (
+                "parts/work_items.html#boardserror",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Failure": (
+                "parts/work_items.html#failure",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Failure.tags": (
+                "parts/work_items.html#failure.tags",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Failure.text": (
+                "parts/work_items.html#failure.text",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Failure.title": (
+                "parts/work_items.html#failure.title",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Passing": (
+                "parts/work_items.html#passing",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.Passing.__init__": (
+                "parts/work_items.html#passing.__init__",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items._answer": (
+                "parts/work_items.html#_answer",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.board_of": (
+                "parts/work_items.html#board_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.explained": (
+                "parts/work_items.html#explained",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.fields_of": (
+                "parts/work_items.html#fields_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.lease_of": (
+                "parts/work_items.html#lease_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.link_of": (
+                "parts/work_items.html#link_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.query_of": (
+                "parts/work_items.html#query_of",
+                "brookside_mlops/work_items.py",
+            ),
+            "brookside_mlops.work_items.retain": (
+                "parts/work_items.html#retain",
+                "brookside_mlops/work_items.py",
+            ),
         },
         "brookside_mlops.yaml_edit": {
             "brookside_mlops.yaml_edit._added": (

@@ -13,6 +13,7 @@ import typer
 
 from .cli_audit import audit_app
 from .cli_care import endpoint_app
+from .cli_ci import ci_app
 from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
 from .cli_docs import docs_command
@@ -83,7 +84,7 @@ def _approver(name: str) -> Any:
     return ask
 
 
-def _go(run: Run, approve_as: str, as_json: bool) -> None:
+def _go(run: Run, approve_as: str, as_json: bool, until: str = "") -> None:
     """Advance a run through its line, showing progress, and show its end; the code of an error is kept."""
     from brookside_mlops.pipeline import Event, run_line
     from brookside_mlops.reporting import Reporter, show_end, show_json, summary
@@ -100,7 +101,7 @@ def _go(run: Run, approve_as: str, as_json: bool) -> None:
         typer.echo(f"{run.environment} run {run.id}")
     try:
         with resumable(run), asking(lambda: list(seen.values())[-1]):
-            run_line(run, listen, _approver(approve_as))
+            run_line(run, listen, _approver(approve_as), until)
     except BrooksideError as error:
         error.about = {"runs": [summary(one) for one in seen.values()]}
         if not as_json:
@@ -145,6 +146,7 @@ def run_command(
     ] = None,
     target: Annotated[str, typer.Option(help="The column to predict, for a new use case.")] = "",
     approve_as: ApproveOption = "",
+    until: Annotated[str, typer.Option(help="Stop after this stage; --resume goes on from there.")] = "",
     parameters: ParametersOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -152,15 +154,16 @@ def run_command(
     from brookside_mlops.datasets import table_path
     from brookside_mlops.onboarding import Onboarding, known_usecases, onboard, refuse_other_target
     from brookside_mlops.parameters import assignments
-    from brookside_mlops.pipeline import LINE, need_engine, need_tables, stage_parameters
+    from brookside_mlops.pipeline import LINE, need_engine, need_tables, stage_parameters, stages_until
     from brookside_mlops.runs import Run
     from brookside_mlops.settings import read_settings
 
     project = Path.cwd()
+    stages_until(LINE, until)
     if resume is not None:
         found = chosen_run(resume)
         _refuse_with_resume(context)
-        _go(found, approve_as, as_json)
+        _go(found, approve_as, as_json, until)
         return
     names = environments_of(environment)
     given: dict[str, Any] = dict(assignments(parameters or []))
@@ -178,7 +181,7 @@ def run_command(
             typer.echo(line, err=True)
     for name in names:
         read_settings(project, name, usecase)
-    _go(Run.create(project, names[0], usecase, given, names[1:]), approve_as, as_json)
+    _go(Run.create(project, names[0], usecase, given, names[1:]), approve_as, as_json, until)
 
 
 def _refuse_with_resume(context: typer.Context) -> None:
@@ -407,6 +410,7 @@ app.command("schedule")(schedule_command)
 app.command("docs")(docs_command)
 app.command("iterate")(iterate_command)
 app.command("doctor")(doctor_command)
+app.add_typer(ci_app, name="ci")
 app.add_typer(contract_app, name="contract")
 app.add_typer(labels_app, name="labels")
 app.add_typer(costs_app, name="costs")

@@ -93,7 +93,9 @@ EnvironmentOption = Annotated[
 UseCaseOption = Annotated[str, typer.Option("--usecase", "-u", help="A [usecase.NAME] of settings.ini.")]
 ParametersOption = Annotated[
     list[str] | None,
-    typer.Option("--set", "-p", help="NAME=VALUE or STAGE.NAME=VALUE, e.g. train.trees=300."),
+    typer.Option(
+        "--set", "-p", envvar="BROOKSIDE_SET", help="NAME=VALUE or STAGE.NAME=VALUE, e.g. train.trees=300."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 ApproveOption = Annotated[

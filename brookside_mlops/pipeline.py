@@ -29,6 +29,7 @@ __all__ = [
     "TABLES",
     "CARRIED",
     "stage_parameters",
+    "stages_until",
     "Event",
     "need_tables",
     "need_engine",
@@ -71,6 +72,17 @@ def stage_parameters(
     if faults:
         raise InputError("\n".join(faults))
     return values
+
+
+# %% ../nbs/parts/pipeline.ipynb #21436c5f
+def stages_until(stages: tuple[str, ...], until: str = "") -> tuple[str, ...]:
+    """Return the stages as far as one of them, all where none is named. Raises InputError for a stage that is not among them."""
+    if not until:
+        return stages
+    name = until.replace("-", "_")
+    if name not in stages:
+        raise InputError(f"--until {until}: one of {', '.join(stages)} would be right")
+    return stages[: stages.index(name) + 1]
 
 
 # %% ../nbs/parts/pipeline.ipynb #69c75867
@@ -216,20 +228,24 @@ def _superseded(run: Run) -> str:
     return successor(run) if record.state == "done" else ""
 
 
-def advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None = None) -> None:
-    """Run the stages of a run that are not done, in order. `approve` is asked for a name where an approval is needed.
+def advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None = None, until: str = "") -> None:
+    """Run the stages of a run that are not done, in order, up to `until` if one is named.
+
+    `approve` is asked for a name where an approval is needed.
 
     Raises what the first failing stage raised, InputError where another process works on the run. A failed smoke test rolls back first.
     """
     with hold(run.folder):
         run.refresh()
-        _advance(run, listen, approve)
+        _advance(run, listen, approve, until)
 
 
-def _advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None) -> None:
+def _advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None, until: str) -> None:
     """Advance a run that is held."""
     stages = PROMOTED_LINE if run.record.promoted_from else LINE
     parameters = stage_parameters(run.project, LINE, run.record.parameters, run.folder)
+    stages = stages_until(PROMOTED_LINE if run.record.promoted_from else LINE, until)
+    parameters = stage_parameters(run.project, LINE, run.record.parameters)
     for stage in stages:
         if stage == "deploy" and (later := _superseded(run)):
             listen(Event("superseded", run, stage, record=run.record.stages[stage], text=later))
@@ -291,13 +307,13 @@ def promote(source: Run, environment: str) -> Run:
     return carry(source, environment, CARRIED)
 
 
-def run_line(run: Run, listen: Listener, approve: Callable[[Run], str] | None = None) -> Run:
+def run_line(run: Run, listen: Listener, approve: Callable[[Run], str] | None = None, until: str = "") -> Run:
     """Advance a run, then promote it through the environments that its line names; return the last run.
 
-    Raises what stops the line.
+    With `until`, the run stops after that stage and is promoted nowhere. Raises what stops the line.
     """
-    advance(run, listen, approve)
-    while run.record.line:
+    advance(run, listen, approve, until)
+    while run.record.line and not until:
         run = promote(run, run.record.line[0])
         listen(Event("environment", run, ""))
         advance(run, listen, approve)

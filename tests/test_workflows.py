@@ -1,0 +1,284 @@
+"""The workflows of GitHub Actions: valid, pinned, of few rights, and each of their commands run here in order."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.exceptions import TyperException
+
+from brookside_mlops.endpoints.local import stop_all
+from brookside_mlops.runs import Run, list_runs
+from brookside_mlops.serving import serving
+from tests.github_walker import ROOT, JobEnd, Walker, all_runs, load, needed
+from tests.test_guide import parse
+from tests.workflow_expressions import condition, filled
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ACTIONS = sorted((ROOT / ".github" / "actions").glob("*/action.yml"))
+DEPLOYMENT = ROOT / ".github" / "workflows" / "ml-deployment.yml"
+BIN = Path(sys.executable).parent
+LIMITS = {
+    "quality": 10,
+    "unit": 20,
+    "integration": 30,
+    "train": 120,
+    "validate": 30,
+    "dev": 60,
+    "staging": 60,
+    "prod": 180,
+    "post": 10,
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tool(*words: str | Path) -> None:
+    ended = subprocess.run(
+        [BIN / words[0], *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_workflows_follow_the_published_schema() -> None:
+    tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+    tool("check-jsonschema", "--builtin-schema", "vendor.github-actions", *ACTIONS)
+
+
+def test_zizmor_finds_nothing() -> None:
+    tool("zizmor", "--offline", "--quiet", "--no-progress", ".github")
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=name_of)
+def test_actions_are_pinned_by_commit_with_their_version(path: Path) -> None:
+    for line in re.findall(r"uses: (.*)", path.read_text(encoding="utf-8")):
+        pinned = re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)
+        assert pinned or line.startswith("./.github/actions/"), line
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
+def test_jobs_have_a_limit_and_no_more_rights_than_they_need(path: Path) -> None:
+    content = load(path)
+    assert content["permissions"] == {}
+    for name, job in content["jobs"].items():
+        assert job["timeout-minutes"] <= 180, name
+        allowed = {"contents": "read", "id-token": "write", "pages": "write"}
+        assert job["permissions"].items() <= allowed.items(), name
+        if any("azure/login" in step.get("uses", "") for step in job["steps"]):
+            assert job["permissions"]["id-token"] == "write" and job["environment"], name
+        elif "pages" not in job["permissions"]:
+            assert "id-token" not in job["permissions"], name
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
+def test_commands_are_verbs_and_no_logic(path: Path) -> None:
+    for name, command in all_runs(load(path)["jobs"]):
+        assert "\n" not in command.strip() and not re.search(r"[|;<>`]|&&|\$\(", command), (name, command)
+        assert command.startswith("brookside-mlops "), (name, command)
+        try:
+            parse(command)
+        except TyperException as error:
+            pytest.fail(f"{name}: {command}: {error}")
+
+
+def test_nine_jobs_with_their_time_limits_in_order_and_a_rollback() -> None:
+    jobs = load(DEPLOYMENT)["jobs"]
+    assert {name: job["timeout-minutes"] for name, job in jobs.items() if name != "rollback"} == LIMITS
+    assert list(jobs)[:9] == list(LIMITS)
+    for before, after in (
+        ("integration", "train"),
+        ("train", "validate"),
+        ("dev", "staging"),
+        ("staging", "prod"),
+    ):
+        assert before in needed(jobs[after])
+
+
+def test_workflow_begins_with_a_push_that_matters_a_pull_request_or_by_hand() -> None:
+    on = load(DEPLOYMENT)["on"]
+    assert set(on) == {"push", "pull_request", "workflow_dispatch"}
+    assert on["push"]["branches"] == ["main"] and on["push"]["paths"] == on["pull_request"]["paths"]
+    for one in on["push"]["paths"]:
+        assert list(ROOT.glob(one)), one
+    assert on["workflow_dispatch"]["inputs"]["environment"]["options"] == ["dev", "staging", "prod"]
+
+
+def test_environments_are_changed_one_at_a_time_and_a_deployment_is_never_ended_by_another() -> None:
+    content = load(DEPLOYMENT)
+    for name in ("dev", "staging", "prod"):
+        job = content["jobs"][name]
+        assert job["environment"] == name and job["concurrency"]["group"] == f"brookside-{name}"
+        assert not job["concurrency"].get("cancel-in-progress")
+    assert content["jobs"]["rollback"]["concurrency"]["group"] == "brookside-${{ matrix.environment }}"
+    group = content["concurrency"]["group"]
+    names: dict[str, Any] = {"github": {"run_id": "7", "event": {"pull_request": {"number": 3}}}}
+    assert filled(group, names, {}).endswith("-3")
+
+
+def test_no_long_lived_secret_is_named() -> None:
+    for path in [*WORKFLOWS, *ACTIONS]:
+        text = path.read_text(encoding="utf-8")
+        named = set(re.findall(r"(?<!steps\.)\bsecrets\.(\w+)", text))
+        assert not {one for one in named if not one.startswith("BROOKSIDE_NOTIFY")}, path
+        assert "creds:" not in text and "client-secret" not in text
+
+
+def test_pull_request_deploys_nothing(tmp_path: Path) -> None:
+    done = {name: JobEnd("success") for name in ("quality", "unit", "integration")}
+    walker = Walker(DEPLOYMENT, tmp_path, "pull_request", ended=done)
+    walker.walk()
+    assert not walker.ran and {walker.ended[one].result for one in ("train", "dev", "prod", "rollback")} == {
+        "skipped"
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "failed", "holds"),
+    [
+        ("", False, True),
+        ("", True, False),
+        ("always()", True, True),
+        ("github.event_name == 'push' || inputs.environment != 'dev'", False, False),
+        ("(failure() || cancelled()) && needs.train.outputs.run", True, True),
+        ("${{ vars.AZURE_CLIENT_ID != '' }}", False, False),
+    ],
+)
+def test_conditions_are_read_as_github_reads_them(text: str, failed: bool, holds: bool) -> None:
+    names = {
+        "github": {"event_name": "workflow_dispatch"},
+        "inputs": {"environment": "dev"},
+        "needs": {"train": {"outputs": {"run": "r"}}},
+    }
+    assert condition(text, names, Walker.functions(failed)) is holds
+
+
+# ---- the whole way -----------------------------------------------------------------------------------------------------------------------
+
+UNIT = "'not browser and not spark and not azure and not workflows and not endtoend'"
+SMALL = "rows=10000 bootstrap=60 trees={}"
+
+
+@pytest.fixture(scope="module")
+def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walker]:
+    """A run of the workflow by hand as far as prod, on a small portfolio."""
+    place = tmp_path_factory.mktemp("github")
+    inputs = {"environment": "prod", "usecase": "viability", "parameters": SMALL.format(300)}
+    walker = Walker(DEPLOYMENT, place, "workflow_dispatch", inputs=inputs, change=narrowed())
+    walker.walk()
+    yield walker
+    for folder in place.glob("*/.brookside"):
+        stop_all(folder)
+
+
+def narrowed() -> dict[str, str]:
+    """Return what makes the lists of checks short: the same tools and thresholds, over fewer notebooks, tests and modules."""
+    return {
+        '"nbdev-test --n-workers 2"': '"nbdev-test nbs/parts/errors.ipynb"',
+        '"pytest -m endtoend': '"pytest tests/test_settings.py',
+        f'"pytest -m {UNIT}': '"pytest tests/test_gates.py tests/test_costs.py',
+        'source = ["brookside_mlops"]': 'source = ["brookside_mlops.gates", "brookside_mlops.costs"]',
+    }
+
+
+def said(walker: Walker) -> str:
+    return "\n\n".join(
+        f"{one.job}: {one.command} -> {one.status}\n{one.output[-3000:]}" for one in walker.ran if one.status
+    )
+
+
+@pytest.mark.workflows
+def test_every_command_of_the_workflow_runs_here_in_order(way: Walker) -> None:
+    unreachable = [one for one in way.ran if one.command == "brookside-mlops ci advisories" and one.status]
+    for (
+        one
+    ) in (
+        unreachable
+    ):  # no service of vulnerabilities is known here; the verb must say so, and must not say that all is well
+        assert "is it reachable from here?" in one.output
+    failed = [one for one in way.ran if one.status and one not in unreachable]
+    assert not failed, said(way)
+    ended = {name: end.result for name, end in way.ended.items()}
+    assert ended.pop("quality") == ("failure" if unreachable else "success")
+    assert ended == dict.fromkeys(
+        ["unit", "integration", "train", "validate", "dev", "staging", "prod", "post"], "success"
+    ) | {"rollback": "skipped"}
+    wanted = {(name, command) for name, command in all_runs(way.content["jobs"]) if name != "rollback"}
+    assert wanted <= {(one.job, one.command) for one in way.ran}
+
+
+@pytest.mark.workflows
+def test_notebooks_and_results_are_handed_out_without_keys(way: Walker) -> None:
+    handed = {str(one.relative_to(way.artifacts)) for one in way.artifacts.rglob("*") if one.is_file()}
+    for job, notebook in (("train", "03_train"), ("validate", "04_evaluate"), ("prod", "06_deploy")):
+        assert any(
+            one.startswith(f"evidence-{job}/") and one.endswith(f"{notebook}.ipynb") for one in handed
+        ), job
+    results = [one for one in handed if one.endswith("smoke_test_results.json")]
+    assert {one.partition("/")[0] for one in results} >= {"evidence-dev", "evidence-staging", "evidence-prod"}
+    sbom = json.loads((way.artifacts / "sbom" / "sbom.cdx.json").read_text())
+    assert sbom["bomFormat"] == "CycloneDX" and "onnxruntime" in {one["name"] for one in sbom["components"]}
+    assert not [one for one in handed if one.endswith("/keys")]
+
+
+@pytest.mark.workflows
+def test_page_of_the_run_has_the_gates(way: Walker) -> None:
+    text = way.summary.read_text(encoding="utf-8")
+    for wanted in ("## viability in dev", "## viability in prod", "| evaluate | accuracy |", "## quality"):
+        assert wanted in text
+    assert "Approved by reviewers of GitHub environment prod, run 7" in text
+
+
+@pytest.mark.workflows
+def test_failed_load_test_is_rolled_back_by_the_job_for_rollbacks(way: Walker, tmp_path: Path) -> None:
+    """A second version reaches staging and takes over; then its load test finds it too slow."""
+
+    def slow(job: str, command: str, folder: Path) -> None:
+        if job == "staging" and "--load" in command:
+            settings = folder / "settings.ini"
+            text = settings.read_text(encoding="utf-8")
+            assert text.count("p50_ms = 800") == 1
+            settings.write_text(text.replace("p50_ms = 800", "p50_ms = 0.001"), encoding="utf-8")
+
+    done = {name: JobEnd("success") for name in ("quality", "unit", "integration")}
+    inputs = {"environment": "staging", "usecase": "viability", "parameters": SMALL.format(200)}
+    walker = Walker(
+        DEPLOYMENT, tmp_path, "workflow_dispatch", inputs, run_id="8", cache=way.kept, ended=done, tamper=slow
+    )
+    try:
+        walker.walk()
+        ended = {name: end.result for name, end in walker.ended.items()}
+        assert (ended["dev"], ended["staging"], ended["prod"], ended["rollback"]) == (
+            "success",
+            "failure",
+            "skipped",
+            "success",
+        ), said(walker)
+        (failed,) = [one.command for one in walker.ran if one.status]
+        assert failed.endswith("--load")
+        staging = newest(tmp_path / "job-staging", "staging")
+        before, after = serving(staging), serving(newest(tmp_path / "job-rollback-staging", "staging"))
+        assert before is not None and after is not None
+        assert (before.version, after.version) == (2, 1) and after.weight == 100
+        undone = [one.output for one in walker.ran if " ci undo " in one.command]
+        assert (
+            "rollback:" in undone[0]
+            and "rollback:" in undone[1]
+            and "nothing: no run came to prod" in undone[2]
+        )
+    finally:
+        for folder in tmp_path.glob("*/.brookside"):
+            stop_all(folder)
+
+
+def newest(project: Path, environment: str) -> Run:
+    with chdir(project):
+        return next(one for one in list_runs(project) if one.environment == environment)
