@@ -24,6 +24,10 @@ __all__ = [
     "log_report",
 ]
 
+# %% ../nbs/parts/run_report.ipynb #4e3bda04
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 # %% ../nbs/parts/run_report.ipynb #fa869f5a
 REPORT = "report.html"
 
