@@ -119,7 +119,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-# %% ../../nbs/parts/azure.ipynb #0aabeed7
+# %% ../../nbs/parts/azure.ipynb #1c4b3cc7
 class AzureEndpoint:
     """A managed online endpoint. What it is told to do is done when the method returns, or it raises AzureEndpointError."""
 
@@ -180,7 +180,7 @@ class AzureEndpoint:
 
     def _finish(self, poller: Any, minutes: float, state: Callable[[], str]) -> None:
         """Wait for an operation. Raises what the service says it failed with, and NotEnded."""
-        from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+        from azure.core.exceptions import HttpResponseError
 
         deadline = time.monotonic() + 60 * minutes
         try:
@@ -189,7 +189,9 @@ class AzureEndpoint:
                 if poller.done():
                     poller.result()
                     return
-        except ClientAuthenticationError:
+        except HttpResponseError as error:
+            if error.status_code != 401:
+                raise
             self.__dict__.pop("client", None)
             while (now := state()) not in (
                 "Succeeded",

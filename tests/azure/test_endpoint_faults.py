@@ -129,15 +129,10 @@ def test_token_that_ends_while_an_operation_is_watched_is_replaced(
     azure_store.faults.append(gone)
     azure_store.looks = 0
     patient = endpoint_at(tmp_path)
-    found = azure_store.operations
-
-    class Finishing(dict[str, Any]):
-        """The service goes on with what it has begun, whether it is watched or not."""
-
-    assert isinstance(found, dict) and Finishing is not None
     real_existing = azure_store.existing
 
     def existing(path: str) -> dict[str, Any]:
+        """The service goes on with what it has begun, whether it is watched or not."""
         for one in list(azure_store.operations.values()):
             one.look()
         return real_existing(path)
