@@ -155,7 +155,7 @@ def test_change_that_is_seen_late_is_read_until_it_is_seen(
 def test_change_that_is_never_seen_is_explained(endpoint: AzureEndpoint, azure_store: Emulator) -> None:
     of(azure_store).stale = 10**6
     with pytest.raises(
-        AzureEndpointError, match="taken and is not seen: NotSeen: traffic reads {'blue': 100}"
+        AzureEndpointError, match=r"taken and is not seen: NotSeen: traffic reads {'blue': 100}"
     ):
         endpoint.set_traffic({"blue": 0})
 
