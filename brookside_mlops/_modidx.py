@@ -1305,6 +1305,10 @@ d = {
                 "parts/cli_options.html#group.parse_args",
                 "brookside_mlops/cli_options.py",
             ),
+            "brookside_mlops.cli_options._ask_place": (
+                "parts/cli_options.html#_ask_place",
+                "brookside_mlops/cli_options.py",
+            ),
             "brookside_mlops.cli_options._json_error": (
                 "parts/cli_options.html#_json_error",
                 "brookside_mlops/cli_options.py",
@@ -2691,6 +2695,10 @@ d = {
                 "parts/azure.html#azureendpoint.logs",
                 "brookside_mlops/endpoints/azure.py",
             ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.observe": (
+                "parts/azure.html#azureendpoint.observe",
+                "brookside_mlops/endpoints/azure.py",
+            ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.regenerate_key": (
                 "parts/azure.html#azureendpoint.regenerate_key",
                 "brookside_mlops/endpoints/azure.py",
@@ -3844,6 +3852,44 @@ d = {
             "brookside_mlops.endpoints.supervisor.begin_life": (
                 "parts/supervisor.html#begin_life",
                 "brookside_mlops/endpoints/supervisor.py",
+            ),
+        },
+        "brookside_mlops.endpoints.targets": {
+            "brookside_mlops.endpoints.targets._target": (
+                "parts/targets.html#_target",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.ask_place": (
+                "parts/targets.html#ask_place",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.asked_place": (
+                "parts/targets.html#asked_place",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.azure_endpoint": (
+                "parts/targets.html#azure_endpoint",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.azure_endpoints": (
+                "parts/targets.html#azure_endpoints",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.endpoint_for": (
+                "parts/targets.html#endpoint_for",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.named_endpoint": (
+                "parts/targets.html#named_endpoint",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.place_of": (
+                "parts/targets.html#place_of",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.settings_of": (
+                "parts/targets.html#settings_of",
+                "brookside_mlops/endpoints/targets.py",
             ),
         },
         "brookside_mlops.endpoints.tickets": {
@@ -7461,6 +7507,10 @@ d = {
             ),
             "brookside_mlops.settings.check_endpoints": (
                 "parts/settings.html#check_endpoints",
+                "brookside_mlops/settings.py",
+            ),
+            "brookside_mlops.settings.environment_value": (
+                "parts/settings.html#environment_value",
                 "brookside_mlops/settings.py",
             ),
             "brookside_mlops.settings.project_file": (

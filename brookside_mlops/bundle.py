@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,7 @@ class Bundle:
     def __init__(self, info: BundleInfo, graph: bytes) -> None:
         """Load a graph; one thread, since the endpoint runs several workers."""
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would tell Microsoft of each session
         import onnxruntime
 
         onnxruntime.disable_telemetry_events()

@@ -30,6 +30,7 @@ from brookside_mlops.cli_options import (
     JsonOption,
     ParametersOption,
     RunOption,
+    TargetOption,
     UseCaseOption,
     chosen_run,
     resumable,
@@ -144,7 +145,12 @@ def run_command(
     data: Annotated[
         Path | None, typer.Option(help="A table; with a new use case, the one it is made from.")
     ] = None,
-    target: Annotated[str, typer.Option(help="The column to predict, for a new use case.")] = "",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="azure or local: where its endpoint is. For a new use case: the column to predict."
+        ),
+    ] = "",
     approve_as: ApproveOption = "",
     until: Annotated[str, typer.Option(help="Stop after this stage; --resume goes on from there.")] = "",
     parameters: ParametersOption = None,
@@ -152,6 +158,7 @@ def run_command(
 ) -> None:
     """Run the stages from raw rows to an endpoint that answers, and promote through the environments named."""
     from brookside_mlops.datasets import table_path
+    from brookside_mlops.endpoints.targets import PLACES, ask_place
     from brookside_mlops.onboarding import Onboarding, known_usecases, onboard, refuse_other_target
     from brookside_mlops.parameters import assignments
     from brookside_mlops.pipeline import LINE, need_engine, need_tables, stage_parameters, stages_until
@@ -160,6 +167,9 @@ def run_command(
 
     project = Path.cwd()
     stages_until(LINE, until)
+    if target in PLACES:
+        ask_place(target)
+        target = ""
     if resume is not None:
         found = chosen_run(resume)
         _refuse_with_resume(context)
@@ -224,6 +234,7 @@ def stage_command(
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
     parameters: ParametersOption = None,
+    target: TargetOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Run the notebook of one stage in a run."""
@@ -238,6 +249,7 @@ def deploy_command(
     approve_as: ApproveOption = "",
     plan: Annotated[bool, typer.Option("--plan", help="Show what would happen; change nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show the rollout live.")] = False,
+    target: TargetOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Roll the version of a run out to its endpoint (06_deploy)."""
@@ -287,6 +299,7 @@ def smoke_test_command(
     ] = False,
     rate: Annotated[float, typer.Option(help="Requests a second; 0: smoke_rate of settings.ini.")] = 0,
     seconds: Annotated[float, typer.Option(help="How long; 0: smoke_seconds of settings.ini.")] = 0,
+    target: TargetOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Ask an endpoint questions with known answers at a set rate (07_smoke_test). Exit 1 when an answer is wrong, late or missing."""
@@ -337,6 +350,7 @@ def rollback_command(
     delete_failed: Annotated[
         bool, typer.Option("--delete-failed", help="Remove the one that is left.")
     ] = False,
+    target: TargetOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Give all traffic back to an earlier version (09_rollback)."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from .cli_endpoint import endpoint_app, state_of
-from .cli_options import JsonOption, StateOption
+from .cli_options import JsonOption, StateOption, TargetOption
 from .errors import InputError
 
 _all_ = ["endpoint_app"]
@@ -32,13 +32,14 @@ def endpoint_keys(
     name: str,
     regenerate: Annotated[str, typer.Option(help="primary or secondary")] = "",
     state_folder: StateOption = None,
+    target: TargetOption = "",
 ) -> None:
     """Say where the keys of an endpoint are, or make one of them anew; the other one stays valid."""
     from brookside_mlops.audit import audit_log
-    from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import named_endpoint
 
     state = state_of(state_folder, name)
-    endpoint = LocalEndpoint(state, name)
+    endpoint = named_endpoint(state, name)
     info = endpoint.show()
     if regenerate:
         kinds: dict[str, Literal["primary", "secondary"]] = {"primary": "primary", "secondary": "secondary"}
@@ -47,7 +48,10 @@ def endpoint_keys(
         endpoint.regenerate_key(kinds[regenerate])
         audit_log(state).append("key", name, {"regenerated": regenerate})
         typer.echo(f"the {regenerate} key of {name} is new")
-    typer.echo(f"{info.key_file}: the primary key in its first line, the secondary in its second")
+    if info.key_file:
+        typer.echo(f"{info.key_file}: the primary key in its first line, the secondary in its second")
+    else:
+        typer.echo(f"az ml online-endpoint get-credentials --name {name} shows both keys")
 
 
 # %% ../nbs/parts/cli_care.ipynb #b78bc567
@@ -56,14 +60,15 @@ def endpoint_mirror(
     name: str,
     split: Annotated[str, typer.Option("--set", help="e.g. green=10; empty ends it")] = "",
     state_folder: StateOption = None,
+    target: TargetOption = "",
 ) -> None:
     """Send a deployment copies of a share of the live requests, 0 to 50 %; its answers are compared and thrown away."""
     from brookside_mlops.audit import audit_log
-    from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import named_endpoint
     from brookside_mlops.parameters import assignments
 
     state = state_of(state_folder, name)
-    endpoint = LocalEndpoint(state, name)
+    endpoint = named_endpoint(state, name)
     endpoint.show()
     words = assignments([split] if split else [])
     wrong = [f"{one}={value}" for one, value in words.items() if not value.isascii() or not value.isdigit()]
@@ -81,6 +86,7 @@ def endpoint_open(
     name: str,
     browser: Annotated[bool, typer.Option(help="Open it in a browser, where there is a screen.")] = True,
     state_folder: StateOption = None,
+    target: TargetOption = "",
 ) -> None:
     """Open the page of an endpoint, which shows traffic and rollouts live; start its server if it does not run."""
     import os
@@ -88,9 +94,12 @@ def endpoint_open(
     import webbrowser
 
     from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import named_endpoint
     from brookside_mlops.endpoints.tickets import TICKET_SECONDS, Tickets
 
-    endpoint = LocalEndpoint(state_of(state_folder, name), name)
+    endpoint = named_endpoint(state_of(state_folder, name), name)
+    if not isinstance(endpoint, LocalEndpoint):
+        raise InputError(f"endpoint {name} is in Azure and has no page of ours: the portal shows it")
     endpoint.show()
     endpoint.start()
     link = f"{endpoint.show_uri().removesuffix('score')}?ticket={Tickets(endpoint.state).make()}"
@@ -108,14 +117,15 @@ def endpoint_prune(
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the end of keep_hours.")] = False,
     as_json: JsonOption = False,
     state_folder: StateOption = None,
+    target: TargetOption = "",
 ) -> None:
     """Delete deployments without traffic that a blue-green rollout kept, once their time is over."""
     from brookside_mlops.endpoints.care import prune
-    from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import named_endpoint
     from brookside_mlops.reporting import show_json
 
     state = state_of(state_folder, name)
-    endpoint = LocalEndpoint(state, name)
+    endpoint = named_endpoint(state, name)
     endpoint.show()
     gone, left = prune(endpoint, state, now)
     if as_json:
@@ -134,11 +144,12 @@ def endpoint_logs(
     name: str,
     lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 50,
     state_folder: StateOption = None,
+    target: TargetOption = "",
 ) -> None:
     """Show the last lines of the server's log."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import named_endpoint
 
-    endpoint = LocalEndpoint(state_of(state_folder, name), name)
+    endpoint = named_endpoint(state_of(state_folder, name), name)
     endpoint.show()
     for line in endpoint.logs(lines):
         typer.echo(line)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_options import Group, JsonOption, StateOption, expected
+from .cli_options import Group, JsonOption, StateOption, TargetOption, expected
 from .errors import InputError
 
 if TYPE_CHECKING:
     from brookside_mlops.endpoints.protocol import EndpointInfo
 
-endpoint_app = typer.Typer(cls=Group, no_args_is_help=True, help="Local endpoints.", rich_markup_mode=None)
+endpoint_app = typer.Typer(
+    cls=Group, no_args_is_help=True, help="Endpoints, on this machine or in Azure.", rich_markup_mode=None
+)
 
 # %% auto #0
 __all__ = [
@@ -78,11 +80,16 @@ def tell(words: str, value: dict[str, Any], as_json: bool) -> None:
 
 # %% ../nbs/parts/cli_endpoint.ipynb #43789bec
 @endpoint_app.command("list")
-def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = None) -> None:
+def endpoint_list(
+    as_json: JsonOption = False, state_folder: StateOption = None, target: TargetOption = ""
+) -> None:
     """Show the endpoints of this project."""
     from brookside_mlops.endpoints.protocol import state_text
+    from brookside_mlops.endpoints.targets import asked_place, azure_endpoints
 
-    found, strange = found_endpoints(state_folders_of(state_folder))
+    place = asked_place()
+    found, strange = ([], []) if place == "azure" else found_endpoints(state_folders_of(state_folder))
+    found += azure_endpoints(Path.cwd(), place)
     for line in strange:
         typer.secho(line, err=True, fg="yellow")
     if as_json:
@@ -98,12 +105,14 @@ def endpoint_list(as_json: JsonOption = False, state_folder: StateOption = None)
 
 
 @endpoint_app.command("show")
-def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
+def endpoint_show(
+    name: str, as_json: JsonOption = False, state_folder: StateOption = None, target: TargetOption = ""
+) -> None:
     """Show an endpoint: address, traffic, deployments."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
     from brookside_mlops.endpoints.protocol import state_text
+    from brookside_mlops.endpoints.targets import named_endpoint
 
-    endpoint = LocalEndpoint(state_of(state_folder, name), name)
+    endpoint = named_endpoint(state_of(state_folder, name), name)
     found = endpoint.show()
     if as_json:
         from brookside_mlops.reporting import show_json
@@ -111,7 +120,7 @@ def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOpt
         show_json(found.model_dump(mode="json"))
         return
     typer.echo(
-        f"{found.name}  {found.scoring_uri}  {state_text(found.running, found.down)}  keys: {found.key_file}"
+        f"{found.name}  {found.scoring_uri}  {state_text(found.running, found.down)}  keys: {found.key_file or 'endpoint keys'}"
     )
     for one in found.deployments:
         typer.echo(
@@ -121,22 +130,26 @@ def endpoint_show(name: str, as_json: JsonOption = False, state_folder: StateOpt
 
 # %% ../nbs/parts/cli_endpoint.ipynb #476b8446
 @endpoint_app.command("start")
-def endpoint_start(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
+def endpoint_start(
+    name: str, as_json: JsonOption = False, state_folder: StateOption = None, target: TargetOption = ""
+) -> None:
     """Start the server of an endpoint again, with the same deployments, weights and keys."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import named_endpoint
 
-    endpoint = LocalEndpoint(state_of(state_folder, name), name)
+    endpoint = named_endpoint(state_of(state_folder, name), name)
     endpoint.show()
     endpoint.start()
     tell(f"{name} answers at {endpoint.show_uri()}", endpoint.show().model_dump(mode="json"), as_json)
 
 
 @endpoint_app.command("stop")
-def endpoint_stop(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
+def endpoint_stop(
+    name: str, as_json: JsonOption = False, state_folder: StateOption = None, target: TargetOption = ""
+) -> None:
     """End the server of an endpoint; its state stays."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import named_endpoint
 
-    endpoint = LocalEndpoint(state_of(state_folder, name), name)
+    endpoint = named_endpoint(state_of(state_folder, name), name)
     endpoint.show()
     stopped = endpoint.stop()
     tell(f"{name} {'stopped' if stopped else 'was not running'}", {"name": name, "stopped": stopped}, as_json)
@@ -148,16 +161,18 @@ def endpoint_traffic(
     split: Annotated[str, typer.Option("--set", help="e.g. blue=90,green=10")],
     as_json: JsonOption = False,
     state_folder: StateOption = None,
+    target: TargetOption = "",
 ) -> None:
     """Set the split of traffic: weights from 0 to 100 that sum to 0 or 100. Refused while a rollout sets it."""
     from brookside_mlops.audit import audit_log
-    from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import named_endpoint
     from brookside_mlops.parameters import assignments
     from brookside_mlops.rollout_store import RolloutStore
 
-    endpoint = LocalEndpoint(state_of(state_folder, name), name)
+    endpoint = named_endpoint(state_of(state_folder, name), name)
     endpoint.show()
-    row = RolloutStore(endpoint.state_folder).last(name)
+    state = state_of(state_folder, name)
+    row = RolloutStore(state).last(name)
     if row is not None and row.open:
         ways = f"brookside-mlops rollout abort {name} gives the traffic back, rollback goes to an earlier version"
         raise InputError(f"endpoint {name}: a rollout is open and sets the traffic: {ways}")
@@ -169,7 +184,7 @@ def endpoint_traffic(
         raise InputError(f"--set {', '.join(wrong)}: a weight is a whole number from 0 to 100")
     endpoint.start()
     endpoint.set_traffic({one: int(value) for one, value in given.items()})
-    audit_log(endpoint.state_folder).append("traffic", name, {"set": given})
+    audit_log(state).append("traffic", name, {"set": given})
     found = endpoint.show()
     words = ", ".join(f"{one} {weight} %" for one, weight in found.traffic.items())
     tell(words, found.model_dump(mode="json"), as_json)

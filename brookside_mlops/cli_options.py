@@ -27,6 +27,7 @@ __all__ = [
     "JsonOption",
     "ApproveOption",
     "RunOption",
+    "TargetOption",
     "StateOption",
     "expected",
     "Group",
@@ -87,6 +88,13 @@ class Group(TyperGroup):
 
 
 # %% ../nbs/parts/cli_options.ipynb #88ed9462
+def _ask_place(given: str) -> str:
+    """Let a place go before the settings."""
+    from brookside_mlops.endpoints.targets import ask_place
+
+    return ask_place(given) if given else ""
+
+
 EnvironmentOption = Annotated[
     str, typer.Option("--environment", "-e", help="dev, staging, prod; several: dev,staging,prod")
 ]
@@ -104,6 +112,14 @@ ApproveOption = Annotated[
 RunOption = Annotated[
     str | None,
     typer.Option("--run", "-r", help="Id of a run; by default the newest of the environment and use case."),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help="local or azure: where endpoints are; by default as settings.ini says.",
+        callback=_ask_place,
+    ),
 ]
 StateOption = Annotated[
     Path | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_endpoint import state_of, tell
-from .cli_options import Group, JsonOption, StateOption
+from .cli_options import Group, JsonOption, StateOption, TargetOption
 from .errors import InputError, RolloutWaits
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def rollout_show(
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends or waits.")] = False,
     as_json: JsonOption = False,
     state_folder: StateOption = None,
+    target: TargetOption = "",
 ) -> None:
     """Show the newest rollout of an endpoint: its step, its evidence and what happened."""
     row = _row(state_folder, name)
@@ -175,19 +176,25 @@ def _take_over(state: Path, row: Row, wish: Wish, by: str, as_json: bool) -> Non
 
 
 @rollout_app.command("pause")
-def rollout_pause(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
+def rollout_pause(
+    name: str, as_json: JsonOption = False, state_folder: StateOption = None, target: TargetOption = ""
+) -> None:
     """Stop at the present split, until somebody resumes, promotes or aborts."""
     _wish(state_folder, name, "pause", as_json)
 
 
 @rollout_app.command("resume")
-def rollout_resume(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
+def rollout_resume(
+    name: str, as_json: JsonOption = False, state_folder: StateOption = None, target: TargetOption = ""
+) -> None:
     """Go on with a rollout that was paused, held or killed."""
     _wish(state_folder, name, "resume", as_json)
 
 
 @rollout_app.command("abort")
-def rollout_abort(name: str, as_json: JsonOption = False, state_folder: StateOption = None) -> None:
+def rollout_abort(
+    name: str, as_json: JsonOption = False, state_folder: StateOption = None, target: TargetOption = ""
+) -> None:
     """Give the traffic back as it was and remove the new deployment."""
     _wish(state_folder, name, "abort", as_json)
 
@@ -198,6 +205,7 @@ def rollout_promote(
     now: Annotated[bool, typer.Option("--now", help="Without further bakes; must be said.")] = False,
     as_json: JsonOption = False,
     state_folder: StateOption = None,
+    target: TargetOption = "",
 ) -> None:
     """Send all traffic to the new deployment now."""
     if not now:

@@ -273,9 +273,9 @@ def _advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None, u
 
 def _wake(run: Run) -> None:
     """See that the endpoint of a deployed run answers."""
-    from brookside_mlops.endpoints.local import LocalEndpoint
+    from brookside_mlops.endpoints.targets import endpoint_for
 
-    LocalEndpoint(run.settings.state, run.settings.endpoint_name(run.usecase.name)).start()
+    endpoint_for(run.settings, run.settings.endpoint_name(run.usecase.name)).start()
 
 
 def _go_back(run: Run, listen: Listener, failed: BrooksideError) -> None:

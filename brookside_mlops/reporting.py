@@ -191,13 +191,14 @@ def show_end(console: Console, run: Run) -> None:
     found = summary(run)
     if found.get("serves"):
         from brookside_mlops.costs import RolloutCost
-        from brookside_mlops.endpoints.local import LocalEndpoint
+        from brookside_mlops.endpoints.targets import endpoint_for, place_of
 
-        endpoint = LocalEndpoint(run.settings.state, found["endpoint"])
+        endpoint = endpoint_for(run.settings, found["endpoint"])
         lines += [("endpoint", endpoint.show_uri()), ("try it", endpoint.curl_line())]
         if "cost" in found:
             lines.append(("costs", RolloutCost.model_validate(found["cost"]).words()))
-        lines.append(("stop it", f"brookside-mlops endpoint stop {found['endpoint']}"))
+        if place_of(run.settings) == "local":
+            lines.append(("stop it", f"brookside-mlops endpoint stop {found['endpoint']}"))
     elif "endpoint" in found:
         lines.append(("endpoint", f"{found['endpoint']}: {successor(run) or 'nothing serves now'}"))
     for name, text in lines:

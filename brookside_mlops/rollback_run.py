@@ -88,7 +88,7 @@ def bundle_back(run: Run, release: Release, known: dict[str, Deployment]) -> Pat
     endpoint = endpoint_of(run)
     for one in known.values():
         if release.same_version(one.version, one.sha256) and one.state == "ready":
-            return endpoint.state.bundle(one.name)
+            return endpoint.bundle(one.name)
     return fetch_bundle(run.settings, release.model_name, release.version, run.settings.state / "rebuilt")
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from .audit import audit_log
 from .costs import DeploymentCost, deployment_cost
-from .endpoints.local import LocalEndpoint
+from .endpoints.protocol import Endpoint
+from .endpoints.targets import endpoint_for, place_of
 from .errors import ApprovalNeeded, GateFailed, InputError, RolloutWaits
 from .registry import RegisterResult, check_version, mark_serving
 from .releases import Release, Releases
@@ -53,11 +54,9 @@ __all__ = [
 
 
 # %% ../nbs/parts/rollout_run.ipynb #efdd228a
-def endpoint_of(run: Run) -> LocalEndpoint:
+def endpoint_of(run: Run) -> Endpoint:
     """Return the endpoint of a run's environment and use case."""
-    return LocalEndpoint(
-        run.settings.state, run.settings.endpoint_name(run.usecase.name), run.settings.limits
-    )
+    return endpoint_for(run.settings, run.settings.endpoint_name(run.usecase.name))
 
 
 def target_of_run(run: Run) -> Target:
@@ -138,7 +137,7 @@ class Replay:
 def replaying(run: Run, rate: float, listen: Callable[[Record], None] = unheard) -> Iterator[Replay]:
     """Yield what sends held-out rows at a rate (requests per second; 0 sends none) once a rollout that it hears of moves traffic."""
     endpoint = endpoint_of(run)
-    known = {one.name: one for one in endpoint.show().deployments} if endpoint.state.exists else {}
+    known = {one.name: one for one in endpoint.show().deployments} if endpoint.exists else {}
     if not rate or not serving(known):
         yield Replay(listen)
         return
@@ -209,14 +208,14 @@ def detach(run: Run) -> int:
 # %% ../nbs/parts/rollout_run.ipynb #0c3a8956
 def cost_of(run: Run) -> DeploymentCost:
     """Return what a deployment of a run's version costs a month; its endpoint is on this machine."""
-    return deployment_cost(run.settings, read_prices(run.project), "local")
+    return deployment_cost(run.settings, read_prices(run.project), place_of(run.settings))
 
 
 def plan_view(run: Run) -> PlanView:
     """Return what rolling out a run's version would do; nothing is changed."""
     endpoint, target = endpoint_of(run), target_of_run(run)
     settings = run.settings
-    info = endpoint.show() if endpoint.state.exists else None
+    info = endpoint.show() if endpoint.exists else None
     return view_plan(plan_of(settings), info, endpoint.name, target, cost_of(run))
 
 

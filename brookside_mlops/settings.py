@@ -33,6 +33,7 @@ __all__ = [
     "read_prices",
     "read_settings",
     "read_section",
+    "environment_value",
     "runs_folder",
     "state_folder",
     "state_folders",
@@ -78,6 +79,7 @@ class Environment(Gates, RolloutSettings, CostSettings):
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     valid_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     endpoint: str = "{usecase}-{environment}"
+    target: Literal["local", "azure"] = "local"
     p50_ms: Annotated[float, Field(gt=0)] = 500.0
     p95_ms: Annotated[float, Field(gt=0)] = 2000.0
     p99_ms: Annotated[float, Field(gt=0)] = 3000.0
@@ -305,9 +307,14 @@ def read_section(project: Path, section: str, kind: type[Checked]) -> Checked:
 # %% ../nbs/parts/settings.ipynb #5f98197f
 def _folder(project: Path, environment: str, key: str) -> Path:
     """Return a folder of an environment, from the project's settings."""
+    return project / environment_value(project, environment, key)
+
+
+def environment_value(project: Path, environment: str, key: str) -> str:
+    """Return what settings.ini says of an environment under a key, unchecked; the default as text where it says nothing."""
     sections = _parse(settings_file(project))
     merged = {**sections.get("DEFAULT", {}), **sections.get(environment, {})}
-    return project / (merged.get(key, "").strip() or Environment.model_fields[key].default)
+    return merged.get(key, "").strip() or str(Environment.model_fields[key].default)
 
 
 def runs_folder(project: Path, environment: str) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .bundle import Bundle, BundleInfo
-from .endpoints.local import EndpointError, LocalEndpoint
-from .endpoints.protocol import Answer
+from .endpoints.local import EndpointError
+from .endpoints.protocol import Answer, Endpoint
 from .payload import parse_payload
 from .results import Check, Verdict
 
@@ -234,9 +234,9 @@ def ask_all(endpoint: Scorer, bundle: Bundle, asked: Sequence[Question], deploym
     return [*checks, refuses_wrong_key(endpoint, deployment=deployment)]
 
 
-def smoke(endpoint: LocalEndpoint, deployment: str, folder: Path | None = None) -> list[Check]:
+def smoke(endpoint: Endpoint, deployment: str, folder: Path | None = None) -> list[Check]:
     """Ask a deployment of this machine all questions by its pin; '' asks whoever has the traffic, with the bundle in `folder`."""
-    place = folder or endpoint.state.bundle(deployment)
+    place = folder or endpoint.bundle(deployment)
     bundle = Bundle.open(place)
     return ask_all(endpoint, bundle, questions(bundle, bundle.example(place)), deployment)
 

@@ -17,8 +17,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from .endpoints.local import EndpointError, LocalEndpoint
-from .endpoints.protocol import PIN, REPLAYED, Answer, seconds_of
+from .endpoints.local import EndpointError
+from .endpoints.protocol import PIN, REPLAYED, Answer, Endpoint, seconds_of
 from .errors import InputError
 
 # %% auto #0
@@ -180,6 +180,6 @@ class Target:
         )
 
 
-def target_of(endpoint: LocalEndpoint, deployment: str = "") -> Target:
-    """Return an endpoint of this machine as its callers see it."""
-    return Target(endpoint.show_uri(), endpoint.state.read_keys()[0], deployment)
+def target_of(endpoint: Endpoint, deployment: str = "") -> Target:
+    """Return an endpoint as its callers see it."""
+    return Target(endpoint.show_uri(), endpoint.keys()[0], deployment)

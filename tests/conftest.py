@@ -24,6 +24,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Threads that wait sleep, as in the kernels of the stages.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# onnxruntime tells Microsoft of its sessions unless this is set before it is loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # A busy machine is no fault of an example.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-# %% ../../nbs/parts/azure_assets.ipynb #93e36041
+# %% ../../nbs/parts/azure_assets.ipynb #9d158866
 def model_folder(bundle: Path, folder: Path) -> Path:
     """Return a folder with a bundle as an MLflow model, made below `folder`."""
     info = Bundle.open(bundle).info
@@ -66,7 +66,7 @@ def register_model(client: MLClient, bundle: Path, name: str, version: int, fold
 
     digest = Bundle.open(bundle).info.sha256
     try:
-        found = client.models.get(name, str(version))
+        found: Model = client.models.get(name, str(version))
     except ResourceNotFoundError:
         made = Model(
             name=name,
@@ -75,7 +75,8 @@ def register_model(client: MLClient, bundle: Path, name: str, version: int, fold
             type=AssetTypes.MLFLOW_MODEL,
             tags={"sha256": digest, "made_by": "brookside-mlops"},
         )
-        return client.models.create_or_update(made)
+        registered: Model = client.models.create_or_update(made)
+        return registered
     there = (found.tags or {}).get("sha256", "")
     if there != digest:
         raise InputError(
@@ -157,7 +158,7 @@ def code_folder(folder: Path) -> Path:
     return made
 
 
-# %% ../../nbs/parts/azure_assets.ipynb #dc59d10d
+# %% ../../nbs/parts/azure_assets.ipynb #58ebf2ad
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04"
 SERVER = "azureml-inference-server-http==1.5.1"
 NEEDED = ("numpy", "onnxruntime", "pydantic")
@@ -183,7 +184,8 @@ def serving_environment(client: MLClient) -> AzureEnvironment:
     content = conda_file()
     version = hashlib.sha256((IMAGE + yaml.safe_dump(content)).encode()).hexdigest()[:12]
     try:
-        return client.environments.get(ENVIRONMENT, version)
+        found: AzureEnvironment = client.environments.get(ENVIRONMENT, version)
     except ResourceNotFoundError:
         made = AzureEnvironment(name=ENVIRONMENT, version=version, image=IMAGE, conda_file=content)
-        return client.environments.create_or_update(made)
+        found = client.environments.create_or_update(made)
+    return found

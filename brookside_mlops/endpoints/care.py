@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..audit import audit_log
-from .local import LocalEndpoint
+from .protocol import Endpoint
 from ..errors import InputError
 from ..rollout_store import RolloutStore
 
@@ -21,7 +21,7 @@ __all__ = ["prune"]
 
 # %% ../../nbs/parts/care.ipynb #a51cbe4e
 def prune(
-    endpoint: LocalEndpoint, state_folder: Path, at_once: bool = False, clock: Callable[[], float] = time.time
+    endpoint: Endpoint, state_folder: Path, at_once: bool = False, clock: Callable[[], float] = time.time
 ) -> tuple[list[str], dict[str, str]]:
     """Delete kept deployments whose time is over; return those, and the others with the time (UTC) until when they are kept.
 
@@ -31,7 +31,7 @@ def prune(
     row = store.last(endpoint.name)
     if row is not None and row.open:
         raise InputError(f"endpoint {endpoint.name}: a rollout is open: prune when it has ended")
-    known = endpoint.state.deployments()
+    known = endpoint.deployments()
     gone, left = [], {}
     for name, until in store.kept(endpoint.name).items():
         if name not in known or known[name].weight:

@@ -173,8 +173,8 @@ class Endpoint(Protocol):
     def set_mirror(self, weights: Mapping[str, int]) -> None:
         """Send a copy of that share (0 to 50) of the live requests to a deployment; {} ends it."""
 
-    def score(self, body: bytes, deployment: str = "") -> Answer:
-        """Send a request, to one deployment if it is named."""
+    def score(self, body: bytes, deployment: str = "", key: str | None = None) -> Answer:
+        """Send a request, to one deployment if it is named; by default with the primary key."""
 
     def counts(self, cursor: str, limits_ms: tuple[float, float, float]) -> tuple[dict[str, Counts], str]:
         """Return what each deployment did since `cursor` ('' is the beginning), and the cursor of now."""

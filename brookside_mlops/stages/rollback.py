@@ -6,8 +6,7 @@
 __all__ = ["RollbackResult", "probes", "rollback"]
 
 # %% ../../nbs/stages/09_rollback.ipynb #88bfe18e
-from ..endpoints.local import LocalEndpoint
-from ..endpoints.protocol import Answer
+from ..endpoints.protocol import Answer, Endpoint
 from ..results import Check, StageResult, Verdict, worst
 from ..rollback_run import Return, roll_back
 from ..rollout_run import endpoint_of, outcome
@@ -27,9 +26,9 @@ class RollbackResult(StageResult):
     incident: str = ""
 
 
-def probes(endpoint: LocalEndpoint, deployment: str, requests: int = 20) -> list[Check]:
+def probes(endpoint: Endpoint, deployment: str, requests: int = 20) -> list[Check]:
     """Ask whether the traffic is where it should be: by reading it back, and by requests with and without the pin."""
-    example = (endpoint.state.bundle(deployment) / "input_example.json").read_bytes()
+    example = (endpoint.bundle(deployment) / "input_example.json").read_bytes()
     weight = endpoint.show().traffic.get(deployment, 0)
     pinned = [endpoint.score(example, deployment) for _ in range(requests)]
     free = [endpoint.score(example) for _ in range(requests)]
@@ -71,6 +70,6 @@ def rollback(
         from_deployment=left,
         from_version=left_version,
         to_deployment=serves,
-        to_version=endpoint.state.deployments()[serves].version,
+        to_version=endpoint.deployments()[serves].version,
         reason=reason,
     )

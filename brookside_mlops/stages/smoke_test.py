@@ -37,7 +37,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from pydantic import BaseModel, ConfigDict
 
 from ..bundle import Bundle
-from ..endpoints.local import LocalEndpoint
+from ..endpoints.protocol import Endpoint
+from ..endpoints.targets import endpoint_for
 from ..errors import InputError
 from ..files import write_text
 from ..golden import Golden, golden_of, golden_rows, signature_of_table
@@ -61,14 +62,14 @@ from ..target import Target, read_key, target_of
 
 
 # %% ../../nbs/stages/07_smoke_test.ipynb #14e3a17c
-def superseded(endpoint: LocalEndpoint, version: int) -> tuple[Check, Path] | None:
+def superseded(endpoint: Endpoint, version: int) -> tuple[Check, Path] | None:
     """Return a warning and the bundle that serves where another run has deployed another version since, else None."""
-    there = [one for one in endpoint.state.deployments().values() if one.weight == 100]
+    there = [one for one in endpoint.deployments().values() if one.weight == 100]
     if not there or there[0].version == version:
         return None
     said = f"version {there[0].version} of another run serves now"
     check = Check(name="version", measured=said, required=f"version {version}", verdict="warning")
-    return check, endpoint.state.bundle(there[0].name)
+    return check, endpoint.bundle(there[0].name)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def subject_of(run: Run, url: str = "", key_file: str = "", golden: str = "") ->
         target = Target(url, read_key(key_file))
         return Subject(target, target.name, folder, table=table)
     deployed = run.read(DeployResult, "deploy")
-    endpoint = LocalEndpoint(run.settings.state, deployed.endpoint)
+    endpoint = endpoint_for(run.settings, deployed.endpoint)
     endpoint.start()
     target, other = target_of(endpoint), superseded(endpoint, deployed.version)
     if other:

@@ -171,7 +171,7 @@ def test_name_in_use_and_damaged_bundle_are_refused(endpoint: Endpoint, tmp_path
         endpoint.create_deployment("blue", scratch_bundle(tmp_path / "again", 0.5), "brookside-cost", 2)
     broken = scratch_bundle(tmp_path / "broken", 0.5)
     (broken / "model.onnx").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="sha256|damaged|hash"):
+    with pytest.raises(InputError, match=r"sha256|damaged|hash"):
         endpoint.create_deployment("green", broken, "brookside-cost", 2)
     assert list(endpoint.deployments()) == ["blue"]
 

@@ -1,0 +1,68 @@
+"""Whole rollouts in Azure by the verbs of the command line: a first version, a canary that takes over, one that is stopped, a rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from brookside_mlops.endpoints.azure import AzureEndpoint
+from brookside_mlops.endpoints.targets import endpoint_for
+from brookside_mlops.rollout_run import deploy_run, plan_view
+from tests.azure.emulator import Emulator
+from tests.azure.endpoints import of
+from tests.registered import Registered
+
+pytestmark = pytest.mark.azure
+
+
+@pytest.fixture
+def project(registry_project: Registered, azure_store: Emulator) -> Iterator[Registered]:
+    """Three registered versions, and an endpoint of their own in Azure."""
+    registry_project.settings(target="azure")
+    yield registry_project
+
+
+def endpoint_of(project: Registered) -> AzureEndpoint:
+    settings = project.run(1).settings
+    found = endpoint_for(settings, settings.endpoint_name("cost"))
+    assert isinstance(found, AzureEndpoint)
+    return found
+
+
+def test_plan_reads_and_changes_nothing(project: Registered, azure_store: Emulator) -> None:
+    lines = plan_view(project.run(1)).lines()
+    assert lines and azure_store.writes() == []
+    deploy_run(project.run(1))
+    before = len(azure_store.writes())
+    assert plan_view(project.run(2)).lines() and len(azure_store.writes()) == before
+
+
+def test_versions_take_over_and_go_back(project: Registered, azure_store: Emulator) -> None:
+    from brookside_mlops.rollback_run import Return, roll_back
+
+    record, _ = deploy_run(project.run(1))
+    endpoint = endpoint_of(project)
+    assert record and record.state == "finished" and endpoint.show().traffic == {"blue": 100}
+    record, _ = deploy_run(project.run(2))
+    assert record and record.state == "finished"
+    serving = {one.version: one.weight for one in endpoint.show().deployments if one.weight}
+    assert serving == {2: 100}
+    splits = [one.json["properties"]["traffic"] for one in azure_store.seen("PUT", "onlineEndpoints/[^/]+$")]
+    assert {"blue": 50, "green": 50} in splits and splits[-1] == {"green": 100}
+    back = roll_back(project.run(2), Return("asked for", "asked", "", False))
+    assert back.state == "finished"
+    assert {one.version: one.weight for one in endpoint.show().deployments if one.weight} == {1: 100}
+
+
+def test_version_that_cannot_be_made_leaves_the_old_one(
+    project: Registered, azure_store: Emulator, tmp_path: Path
+) -> None:
+    from brookside_mlops.errors import BrooksideError
+
+    deploy_run(project.run(1))
+    of(azure_store).fates["green"] = "failed"
+    with pytest.raises(BrooksideError):
+        deploy_run(project.run(2))
+    assert endpoint_of(project).show().traffic == {"blue": 100}
