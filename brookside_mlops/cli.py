@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_audit import audit_app
+from .cli_azure import azure_app
 from .cli_care import endpoint_app
 from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
@@ -389,6 +390,7 @@ app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.command("docs")(docs_command)
 app.command("doctor")(doctor_command)
+app.add_typer(azure_app, name="azure")
 app.add_typer(contract_app, name="contract")
 app.add_typer(labels_app, name="labels")
 app.add_typer(costs_app, name="costs")
