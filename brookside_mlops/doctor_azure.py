@@ -90,11 +90,9 @@ def read(arm: Arm, path: str, version: str) -> tuple[dict[str, Any], str]:
     except (SdkError, ValueError) as error:
         return {}, f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
     if answer.status_code >= 400:
-        error = content.get("error", {})
-        return (
-            {},
-            f"{answer.status_code} {error.get('code', '')}: {str(error.get('message', '')).splitlines()[0][:200]}",
-        )
+        about = content.get("error", {})
+        said = str(about.get("message", "")).partition("\n")[0][:200]
+        return {}, f"{answer.status_code} {about.get('code', '')}: {said}"
     return content, ""
 
 
