@@ -437,6 +437,170 @@ d = {
                 "brookside_mlops/audit_chain.py",
             ),
         },
+        "brookside_mlops.azure_alerts": {
+            "brookside_mlops.azure_alerts.Change": (
+                "parts/azure_alerts.html#change",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Change.words": (
+                "parts/azure_alerts.html#change.words",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Desired": (
+                "parts/azure_alerts.html#desired",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Place": (
+                "parts/azure_alerts.html#place",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Place.action_group_id": (
+                "parts/azure_alerts.html#place.action_group_id",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.Place.tags": (
+                "parts/azure_alerts.html#place.tags",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts._description": (
+                "parts/azure_alerts.html#_description",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts._operator": (
+                "parts/azure_alerts.html#_operator",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts._plain": (
+                "parts/azure_alerts.html#_plain",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts._short": (
+                "parts/azure_alerts.html#_short",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.action_group": (
+                "parts/azure_alerts.html#action_group",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.alert_name": (
+                "parts/azure_alerts.html#alert_name",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.at_least": (
+                "parts/azure_alerts.html#at_least",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.changes": (
+                "parts/azure_alerts.html#changes",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.desired_alerts": (
+                "parts/azure_alerts.html#desired_alerts",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.differences": (
+                "parts/azure_alerts.html#differences",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.duration": (
+                "parts/azure_alerts.html#duration",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.is_ours": (
+                "parts/azure_alerts.html#is_ours",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.left_to_monitor": (
+                "parts/azure_alerts.html#left_to_monitor",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.metric_alert": (
+                "parts/azure_alerts.html#metric_alert",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.periods": (
+                "parts/azure_alerts.html#periods",
+                "brookside_mlops/azure_alerts.py",
+            ),
+            "brookside_mlops.azure_alerts.scheduled_query": (
+                "parts/azure_alerts.html#scheduled_query",
+                "brookside_mlops/azure_alerts.py",
+            ),
+        },
+        "brookside_mlops.azure_bootstrap": {
+            "brookside_mlops.azure_bootstrap.Resource": (
+                "parts/azure_bootstrap.html#resource",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.Resource.name": (
+                "parts/azure_bootstrap.html#resource.name",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.Step": (
+                "parts/azure_bootstrap.html#step",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.Step.words": (
+                "parts/azure_bootstrap.html#step.words",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap._base": (
+                "parts/azure_bootstrap.html#_base",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap._compared": (
+                "parts/azure_bootstrap.html#_compared",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap._merged": (
+                "parts/azure_bootstrap.html#_merged",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap._registry": (
+                "parts/azure_bootstrap.html#_registry",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.apply_bootstrap": (
+                "parts/azure_bootstrap.html#apply_bootstrap",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.cluster": (
+                "parts/azure_bootstrap.html#cluster",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.desired_resources": (
+                "parts/azure_bootstrap.html#desired_resources",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.diagnostics": (
+                "parts/azure_bootstrap.html#diagnostics",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.make": (
+                "parts/azure_bootstrap.html#make",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.plan_bootstrap": (
+                "parts/azure_bootstrap.html#plan_bootstrap",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.read_resource": (
+                "parts/azure_bootstrap.html#read_resource",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.short_name": (
+                "parts/azure_bootstrap.html#short_name",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.steps": (
+                "parts/azure_bootstrap.html#steps",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.tenant_of": (
+                "parts/azure_bootstrap.html#tenant_of",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+        },
         "brookside_mlops.azure_client": {
             "brookside_mlops.azure_client.Arm": (
                 "parts/azure_client.html#arm",
@@ -485,6 +649,132 @@ d = {
             "brookside_mlops.azure_client.ml_client": (
                 "parts/azure_client.html#ml_client",
                 "brookside_mlops/azure_client.py",
+            ),
+        },
+        "brookside_mlops.azure_history": {
+            "brookside_mlops.azure_history.logs_client": (
+                "parts/azure_history.html#logs_client",
+                "brookside_mlops/azure_history.py",
+            ),
+            "brookside_mlops.azure_history.predictions_of": (
+                "parts/azure_history.html#predictions_of",
+                "brookside_mlops/azure_history.py",
+            ),
+            "brookside_mlops.azure_history.read_azure_dashboard": (
+                "parts/azure_history.html#read_azure_dashboard",
+                "brookside_mlops/azure_history.py",
+            ),
+            "brookside_mlops.azure_history.rows_of": (
+                "parts/azure_history.html#rows_of",
+                "brookside_mlops/azure_history.py",
+            ),
+            "brookside_mlops.azure_history.window_of": (
+                "parts/azure_history.html#window_of",
+                "brookside_mlops/azure_history.py",
+            ),
+        },
+        "brookside_mlops.azure_monitor": {
+            "brookside_mlops.azure_monitor.AlertPlan": (
+                "parts/azure_monitor.html#alertplan",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.AlertPlan.lines": (
+                "parts/azure_monitor.html#alertplan.lines",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.AlertPlan.open": (
+                "parts/azure_monitor.html#alertplan.open",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.alert_plans": (
+                "parts/azure_monitor.html#alert_plans",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.apply_alerts": (
+                "parts/azure_monitor.html#apply_alerts",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.asking": (
+                "parts/azure_monitor.html#asking",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.delete_alert": (
+                "parts/azure_monitor.html#delete_alert",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.logs_resource": (
+                "parts/azure_monitor.html#logs_resource",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.monitor_client": (
+                "parts/azure_monitor.html#monitor_client",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.place_of": (
+                "parts/azure_monitor.html#place_of",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.plan_alerts": (
+                "parts/azure_monitor.html#plan_alerts",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.read_alerts": (
+                "parts/azure_monitor.html#read_alerts",
+                "brookside_mlops/azure_monitor.py",
+            ),
+            "brookside_mlops.azure_monitor.write_alert": (
+                "parts/azure_monitor.html#write_alert",
+                "brookside_mlops/azure_monitor.py",
+            ),
+        },
+        "brookside_mlops.azure_queries": {
+            "brookside_mlops.azure_queries._ours": (
+                "parts/azure_queries.html#_ours",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.alert_query": (
+                "parts/azure_queries.html#alert_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.classes_query": (
+                "parts/azure_queries.html#classes_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.counts_query": (
+                "parts/azure_queries.html#counts_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.deployments_query": (
+                "parts/azure_queries.html#deployments_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.literal": (
+                "parts/azure_queries.html#literal",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.moment": (
+                "parts/azure_queries.html#moment",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.parts_query": (
+                "parts/azure_queries.html#parts_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.predictions_query": (
+                "parts/azure_queries.html#predictions_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.requests_query": (
+                "parts/azure_queries.html#requests_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.watched_query": (
+                "parts/azure_queries.html#watched_query",
+                "brookside_mlops/azure_queries.py",
+            ),
+            "brookside_mlops.azure_queries.whole_query": (
+                "parts/azure_queries.html#whole_query",
+                "brookside_mlops/azure_queries.py",
             ),
         },
         "brookside_mlops.azure_settings": {
@@ -684,6 +974,20 @@ d = {
                 "brookside_mlops/cli_audit.py",
             ),
         },
+        "brookside_mlops.cli_azure": {
+            "brookside_mlops.cli_azure._azure": (
+                "parts/cli_azure.html#_azure",
+                "brookside_mlops/cli_azure.py",
+            ),
+            "brookside_mlops.cli_azure._step_json": (
+                "parts/cli_azure.html#_step_json",
+                "brookside_mlops/cli_azure.py",
+            ),
+            "brookside_mlops.cli_azure.bootstrap_command": (
+                "parts/cli_azure.html#bootstrap_command",
+                "brookside_mlops/cli_azure.py",
+            ),
+        },
         "brookside_mlops.cli_care": {
             "brookside_mlops.cli_care.endpoint_keys": (
                 "parts/cli_care.html#endpoint_keys",
@@ -849,12 +1153,24 @@ d = {
             ),
         },
         "brookside_mlops.cli_monitor": {
+            "brookside_mlops.cli_monitor._azure_dashboard": (
+                "parts/cli_monitor.html#_azure_dashboard",
+                "brookside_mlops/cli_monitor.py",
+            ),
             "brookside_mlops.cli_monitor._configure": (
                 "parts/cli_monitor.html#_configure",
                 "brookside_mlops/cli_monitor.py",
             ),
             "brookside_mlops.cli_monitor._dashboards": (
                 "parts/cli_monitor.html#_dashboards",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._in_azure": (
+                "parts/cli_monitor.html#_in_azure",
+                "brookside_mlops/cli_monitor.py",
+            ),
+            "brookside_mlops.cli_monitor._is_for_azure": (
+                "parts/cli_monitor.html#_is_for_azure",
                 "brookside_mlops/cli_monitor.py",
             ),
             "brookside_mlops.cli_monitor._look_at_all": (
@@ -1863,6 +2179,52 @@ d = {
                 "parts/doctor.html#local_checks",
                 "brookside_mlops/doctor.py",
             )
+        },
+        "brookside_mlops.doctor_azure": {
+            "brookside_mlops.doctor_azure.allows": (
+                "parts/doctor_azure.html#allows",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.azure_findings": (
+                "parts/doctor_azure.html#azure_findings",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_insights": (
+                "parts/doctor_azure.html#check_insights",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_permissions": (
+                "parts/doctor_azure.html#check_permissions",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_quota": (
+                "parts/doctor_azure.html#check_quota",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_reach": (
+                "parts/doctor_azure.html#check_reach",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_resource": (
+                "parts/doctor_azure.html#check_resource",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_sign_in": (
+                "parts/doctor_azure.html#check_sign_in",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_subscription": (
+                "parts/doctor_azure.html#check_subscription",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.cores_wanted": (
+                "parts/doctor_azure.html#cores_wanted",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.read": (
+                "parts/doctor_azure.html#read",
+                "brookside_mlops/doctor_azure.py",
+            ),
         },
         "brookside_mlops.doctor_project": {
             "brookside_mlops.doctor_project._ask_tracking": (
@@ -4373,6 +4735,10 @@ d = {
         "brookside_mlops.monitor_dashboard": {
             "brookside_mlops.monitor_dashboard._alerts": (
                 "parts/monitor_dashboard.html#_alerts",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._deployments": (
+                "parts/monitor_dashboard.html#_deployments",
                 "brookside_mlops/monitor_dashboard.py",
             ),
             "brookside_mlops.monitor_dashboard._history": (
@@ -7470,6 +7836,56 @@ d = {
             ),
             "brookside_mlops.target.target_of": ("parts/target.html#target_of", "brookside_mlops/target.py"),
             "brookside_mlops.target.url_parts": ("parts/target.html#url_parts", "brookside_mlops/target.py"),
+        },
+        "brookside_mlops.telemetry": {
+            "brookside_mlops.telemetry.Telemetry": (
+                "parts/telemetry.html#telemetry",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry.__init__": (
+                "parts/telemetry.html#telemetry.__init__",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry._predictions": (
+                "parts/telemetry.html#telemetry._predictions",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry._span": (
+                "parts/telemetry.html#telemetry._span",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry.flush": (
+                "parts/telemetry.html#telemetry.flush",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry.requests": (
+                "parts/telemetry.html#telemetry.requests",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.Telemetry.watched": (
+                "parts/telemetry.html#telemetry.watched",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.chosen": (
+                "parts/telemetry.html#chosen",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.request_listener": (
+                "parts/telemetry.html#request_listener",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.telemetry": (
+                "parts/telemetry.html#telemetry",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.tell_watched": (
+                "parts/telemetry.html#tell_watched",
+                "brookside_mlops/telemetry.py",
+            ),
+            "brookside_mlops.telemetry.wanted": (
+                "parts/telemetry.html#wanted",
+                "brookside_mlops/telemetry.py",
+            ),
         },
         "brookside_mlops.terminal": {
             "brookside_mlops.terminal.Display": (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from brookside_mlops.azure_alerts import (
     Change,
@@ -18,7 +18,6 @@ from brookside_mlops.azure_alerts import (
     Place,
     changes,
     desired_alerts,
-    is_ours,
     left_to_monitor,
 )
 from .azure_client import Arm, AzureError, credential, manager
