@@ -527,6 +527,80 @@ d = {
                 "brookside_mlops/azure_alerts.py",
             ),
         },
+        "brookside_mlops.azure_bootstrap": {
+            "brookside_mlops.azure_bootstrap.Resource": (
+                "parts/azure_bootstrap.html#resource",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.Resource.name": (
+                "parts/azure_bootstrap.html#resource.name",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.Step": (
+                "parts/azure_bootstrap.html#step",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.Step.words": (
+                "parts/azure_bootstrap.html#step.words",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap._base": (
+                "parts/azure_bootstrap.html#_base",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap._compared": (
+                "parts/azure_bootstrap.html#_compared",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap._merged": (
+                "parts/azure_bootstrap.html#_merged",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap._registry": (
+                "parts/azure_bootstrap.html#_registry",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.apply_bootstrap": (
+                "parts/azure_bootstrap.html#apply_bootstrap",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.cluster": (
+                "parts/azure_bootstrap.html#cluster",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.desired_resources": (
+                "parts/azure_bootstrap.html#desired_resources",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.diagnostics": (
+                "parts/azure_bootstrap.html#diagnostics",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.make": (
+                "parts/azure_bootstrap.html#make",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.plan_bootstrap": (
+                "parts/azure_bootstrap.html#plan_bootstrap",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.read_resource": (
+                "parts/azure_bootstrap.html#read_resource",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.short_name": (
+                "parts/azure_bootstrap.html#short_name",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.steps": (
+                "parts/azure_bootstrap.html#steps",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.tenant_of": (
+                "parts/azure_bootstrap.html#tenant_of",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+        },
         "brookside_mlops.azure_client": {
             "brookside_mlops.azure_client.Arm": (
                 "parts/azure_client.html#arm",
@@ -575,6 +649,28 @@ d = {
             "brookside_mlops.azure_client.ml_client": (
                 "parts/azure_client.html#ml_client",
                 "brookside_mlops/azure_client.py",
+            ),
+        },
+        "brookside_mlops.azure_history": {
+            "brookside_mlops.azure_history.logs_client": (
+                "parts/azure_history.html#logs_client",
+                "brookside_mlops/azure_history.py",
+            ),
+            "brookside_mlops.azure_history.predictions_of": (
+                "parts/azure_history.html#predictions_of",
+                "brookside_mlops/azure_history.py",
+            ),
+            "brookside_mlops.azure_history.read_azure_dashboard": (
+                "parts/azure_history.html#read_azure_dashboard",
+                "brookside_mlops/azure_history.py",
+            ),
+            "brookside_mlops.azure_history.rows_of": (
+                "parts/azure_history.html#rows_of",
+                "brookside_mlops/azure_history.py",
+            ),
+            "brookside_mlops.azure_history.window_of": (
+                "parts/azure_history.html#window_of",
+                "brookside_mlops/azure_history.py",
             ),
         },
         "brookside_mlops.azure_monitor": {
@@ -1030,6 +1126,20 @@ d = {
                 "brookside_mlops/cli_audit.py",
             ),
         },
+        "brookside_mlops.cli_azure": {
+            "brookside_mlops.cli_azure._azure": (
+                "parts/cli_azure.html#_azure",
+                "brookside_mlops/cli_azure.py",
+            ),
+            "brookside_mlops.cli_azure._step_json": (
+                "parts/cli_azure.html#_step_json",
+                "brookside_mlops/cli_azure.py",
+            ),
+            "brookside_mlops.cli_azure.bootstrap_command": (
+                "parts/cli_azure.html#bootstrap_command",
+                "brookside_mlops/cli_azure.py",
+            ),
+        },
         "brookside_mlops.cli_care": {
             "brookside_mlops.cli_care.endpoint_keys": (
                 "parts/cli_care.html#endpoint_keys",
@@ -1223,6 +1333,10 @@ d = {
             ),
         },
         "brookside_mlops.cli_monitor": {
+            "brookside_mlops.cli_monitor._azure_dashboard": (
+                "parts/cli_monitor.html#_azure_dashboard",
+                "brookside_mlops/cli_monitor.py",
+            ),
             "brookside_mlops.cli_monitor._configure": (
                 "parts/cli_monitor.html#_configure",
                 "brookside_mlops/cli_monitor.py",
@@ -2249,6 +2363,52 @@ d = {
                 "parts/doctor.html#local_checks",
                 "brookside_mlops/doctor.py",
             )
+        },
+        "brookside_mlops.doctor_azure": {
+            "brookside_mlops.doctor_azure.allows": (
+                "parts/doctor_azure.html#allows",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.azure_findings": (
+                "parts/doctor_azure.html#azure_findings",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_insights": (
+                "parts/doctor_azure.html#check_insights",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_permissions": (
+                "parts/doctor_azure.html#check_permissions",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_quota": (
+                "parts/doctor_azure.html#check_quota",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_reach": (
+                "parts/doctor_azure.html#check_reach",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_resource": (
+                "parts/doctor_azure.html#check_resource",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_sign_in": (
+                "parts/doctor_azure.html#check_sign_in",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.check_subscription": (
+                "parts/doctor_azure.html#check_subscription",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.cores_wanted": (
+                "parts/doctor_azure.html#cores_wanted",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.read": (
+                "parts/doctor_azure.html#read",
+                "brookside_mlops/doctor_azure.py",
+            ),
         },
         "brookside_mlops.doctor_project": {
             "brookside_mlops.doctor_project._ask_tracking": (
@@ -5111,6 +5271,10 @@ d = {
         "brookside_mlops.monitor_dashboard": {
             "brookside_mlops.monitor_dashboard._alerts": (
                 "parts/monitor_dashboard.html#_alerts",
+                "brookside_mlops/monitor_dashboard.py",
+            ),
+            "brookside_mlops.monitor_dashboard._deployments": (
+                "parts/monitor_dashboard.html#_deployments",
                 "brookside_mlops/monitor_dashboard.py",
             ),
             "brookside_mlops.monitor_dashboard._history": (

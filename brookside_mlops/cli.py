@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_audit import audit_app
+from .cli_azure import azure_app
 from .cli_care import endpoint_app
 from .cli_ci import ci_app
 from .cli_costs import costs_app
@@ -425,6 +426,7 @@ app.command("docs")(docs_command)
 app.command("iterate")(iterate_command)
 app.command("doctor")(doctor_command)
 app.add_typer(ci_app, name="ci")
+app.add_typer(azure_app, name="azure")
 app.add_typer(contract_app, name="contract")
 app.add_typer(labels_app, name="labels")
 app.add_typer(costs_app, name="costs")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -59,6 +60,10 @@ def doctor_command(
 
     project = Path.cwd()
     checks = local_checks(project)
+    if target == "azure":
+        from brookside_mlops.doctor_azure import azure_findings
+
+        checks.append(("workspace", "azure", partial(azure_findings, project, environment)))
     areas = get_args(Area)
     found = sorted(examine(checks), key=lambda one: areas.index(one.area))
     failed = sum(one.verdict == "fail" for one in found)

@@ -163,19 +163,36 @@ def _run_due(project: Path, environments: Sequence[str], as_json: bool) -> bool:
     return any(one.error for one in ran)
 
 
-def _is_for_azure(target: str, plan: bool, configure: bool, edits: bool) -> bool:
+def _is_for_azure(target: str, plan: bool, configure: bool, dashboard: bool, edits: bool) -> bool:
     """Tell whether Azure Monitor is asked about. Raises InputError for options that do not go together."""
     if plan and target == "local":
         raise InputError("--plan: goes with --target azure; the rules of this machine are the configuration")
     if target == "azure" and edits:
         raise InputError("--alert-email with --target azure: write the configuration first, without --target")
-    if target == "azure" and not (plan or configure):
-        raise InputError("--target azure: goes with --plan or --configure-alerts")
+    if target == "azure" and not (plan or configure or dashboard):
+        raise InputError("--target azure: goes with --plan, --configure-alerts or --generate-dashboard")
     return target == "azure"
 
 
-def _in_azure(project: Path, endpoint: str, environment: str, apply: bool, as_json: bool) -> None:
-    """Show how Azure Monitor differs from the configuration, or make it so."""
+def _azure_dashboard(project: Path, endpoint: str, hours: float) -> str:
+    """Write the dashboard of an endpoint in Azure and return its path."""
+    from brookside_mlops.azure_history import logs_client, read_azure_dashboard
+    from brookside_mlops.monitor_dashboard import write_dashboard
+
+    if not endpoint:
+        raise InputError("--generate-dashboard --target azure: --endpoint names the endpoint")
+    with logs_client() as client:
+        data = read_azure_dashboard(project, endpoint, hours, time.time(), client)
+    return str(write_dashboard(data, project))
+
+
+def _in_azure(
+    project: Path, endpoint: str, environment: str, hours: float, apply: bool, as_json: bool
+) -> None:
+    """Show how Azure Monitor differs from the configuration, or make it so; with `hours`, write a dashboard."""
+    if hours:
+        typer.echo(_azure_dashboard(project, endpoint, hours))
+        return
     from brookside_mlops.azure_monitor import alert_plans
     from brookside_mlops.settings import ENVIRONMENTS
 
@@ -238,7 +255,9 @@ def monitor_command(
     ] = False,
     target: Annotated[
         Literal["local", "azure"],
-        typer.Option(help="azure: --plan and --configure-alerts are about Azure Monitor."),
+        typer.Option(
+            help="azure: --plan, --configure-alerts and --generate-dashboard are about Azure Monitor."
+        ),
     ] = "local",
     alert_email: Annotated[list[str] | None, typer.Option(help="Who gets alerts by mail.")] = None,
     data_drift_threshold: Annotated[
@@ -260,10 +279,9 @@ def monitor_command(
         configure_alerts=configure,
         plan=plan,
     )
-    if _is_for_azure(
-        target, plan, configure, bool(alert_email or data_drift_threshold or accuracy_drop_threshold)
-    ):
-        _in_azure(project, endpoint, environment, configure, as_json)
+    edits = bool(alert_email or data_drift_threshold or accuracy_drop_threshold)
+    if _is_for_azure(target, plan, configure, dashboard, edits):
+        _in_azure(project, endpoint, environment, hours if dashboard else 0, configure, as_json)
         return
     given = {
         "--alert-email": alert_email,

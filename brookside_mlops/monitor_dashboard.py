@@ -37,6 +37,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 def _alerts(data: DashboardData) -> list[str]:
     """Return the open alerts in Markdown."""
+    if data.of_azure:
+        return ["Azure Monitor watches this endpoint: its alerts are in the portal.", ""]
     if data.report is None:
         return ["No monitor has looked at this endpoint yet: `brookside-mlops monitor` does.", ""]
     found = [one for one in data.report.alerts if one.open]
@@ -101,6 +103,20 @@ def _versions(data: DashboardData) -> list[str]:
     return _table(("version", "deployment", "requests", "errors", "P50", "P95", "P99"), rows)
 
 
+def _deployments(data: DashboardData) -> list[str]:
+    """Return the deployments that answered in Markdown."""
+    rows = [
+        (
+            name,
+            f"{one.requests or 0:,}",
+            f"{one.errors:,}",
+            *(number_text(time, getattr(one, time)) for time in TIMES),
+        )
+        for name, one in data.deployments
+    ]
+    return _table(("deployment", "requests", "errors", "P50", "P95", "P99"), rows)
+
+
 def _predictions(data: DashboardData) -> list[str]:
     """Return what the deployments predicted in Markdown."""
     rows = []
@@ -119,6 +135,8 @@ def dashboard_text(data: DashboardData, pictures: Sequence[tuple[str, str]]) -> 
     lines = [f"# {data.endpoint}", "", f"From {clock_text(data.start)} to {clock_text(data.end)}.", ""]
     lines += ["## Alerts now", "", *_alerts(data), "## Metrics", "", *_metrics(data)]
     lines += [*images.get("traffic", []), *images.get("latency", [])]
+    if data.deployments:
+        lines += ["## Inference time by deployment", "", *_deployments(data)]
     if data.versions:
         lines += ["## Inference time by version", "", *_versions(data)]
     if data.predictions:

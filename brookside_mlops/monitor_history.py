@@ -50,6 +50,8 @@ class DashboardData:
     silences: list[Silence] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     report: MonitorReport | None = None
+    deployments: tuple[tuple[str, WindowMetrics], ...] = ()
+    of_azure: bool = False
 
 
 def read_dashboard(

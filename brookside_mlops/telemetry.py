@@ -138,9 +138,10 @@ class Telemetry:
         """Send what is there, for at most so long; what cannot be sent now is kept on disk by the SDK."""
         from opentelemetry import metrics, trace
 
-        for provider in (metrics.get_meter_provider(), trace.get_tracer_provider()):
+        providers: tuple[Any, ...] = (metrics.get_meter_provider(), trace.get_tracer_provider())
+        for provider in providers:
             with suppress(Exception):  # telemetry that cannot be sent is no failure of what it tells about
-                provider.force_flush(int(seconds * 1000))  # type: ignore[attr-defined]
+                provider.force_flush(int(seconds * 1000))
 
 
 # %% ../nbs/parts/telemetry.ipynb #c698cc7e
