@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from brookside_mlops.endpoints.local import stop_all
 from tests.workflow_expressions import condition, filled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,6 +177,7 @@ class Walker:
         state = Instance(self, name, job, matrix, folder)
         for number, step in enumerate(job["steps"]):
             state.step(step, str(number))
+        stop_all(folder / ".brookside")  # the runner is gone, and with it what it ran
         names = self.names(job, state.steps, matrix)
         outputs = {key: filled(text, names, {}) for key, text in job.get("outputs", {}).items()}
         return JobEnd("failure" if state.failed else "success", outputs)
