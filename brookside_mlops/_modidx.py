@@ -786,6 +786,7 @@ d = {
                 "parts/cli.html#_refuse_with_resume",
                 "brookside_mlops/cli.py",
             ),
+            "brookside_mlops.cli._report": ("parts/cli.html#_report", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._run_of_endpoint": (
                 "parts/cli.html#_run_of_endpoint",
                 "brookside_mlops/cli.py",
@@ -1003,6 +1004,16 @@ d = {
                 "brookside_mlops/cli_endpoint.py",
             ),
         },
+        "brookside_mlops.cli_iterate": {
+            "brookside_mlops.cli_iterate._open": (
+                "parts/cli_iterate.html#_open",
+                "brookside_mlops/cli_iterate.py",
+            ),
+            "brookside_mlops.cli_iterate.iterate_command": (
+                "parts/cli_iterate.html#iterate_command",
+                "brookside_mlops/cli_iterate.py",
+            ),
+        },
         "brookside_mlops.cli_labels": {
             "brookside_mlops.cli_labels.chosen_endpoint": (
                 "parts/cli_labels.html#chosen_endpoint",
@@ -1180,6 +1191,10 @@ d = {
             ),
             "brookside_mlops.cli_runs.runs_list": (
                 "parts/cli_runs.html#runs_list",
+                "brookside_mlops/cli_runs.py",
+            ),
+            "brookside_mlops.cli_runs.runs_report": (
+                "parts/cli_runs.html#runs_report",
                 "brookside_mlops/cli_runs.py",
             ),
             "brookside_mlops.cli_runs.runs_show": (
@@ -1580,6 +1595,10 @@ d = {
             ),
             "brookside_mlops.contracts.Contract._consistent": (
                 "parts/contracts.html#contract._consistent",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.Contract._repr_html_": (
+                "parts/contracts.html#contract._repr_html_",
                 "brookside_mlops/contracts.py",
             ),
             "brookside_mlops.contracts.Contract.arrow_schema": (
@@ -3828,6 +3847,10 @@ d = {
                 "parts/fingerprints.html#intact",
                 "brookside_mlops/fingerprints.py",
             ),
+            "brookside_mlops.fingerprints.own_notebooks": (
+                "parts/fingerprints.html#own_notebooks",
+                "brookside_mlops/fingerprints.py",
+            ),
             "brookside_mlops.fingerprints.settings_read": (
                 "parts/fingerprints.html#settings_read",
                 "brookside_mlops/fingerprints.py",
@@ -4051,6 +4074,28 @@ d = {
             "brookside_mlops.ini_sections.section_values": (
                 "parts/ini_sections.html#section_values",
                 "brookside_mlops/ini_sections.py",
+            ),
+        },
+        "brookside_mlops.iteration": {
+            "brookside_mlops.iteration._before": (
+                "parts/iteration.html#_before",
+                "brookside_mlops/iteration.py",
+            ),
+            "brookside_mlops.iteration._for_stage": (
+                "parts/iteration.html#_for_stage",
+                "brookside_mlops/iteration.py",
+            ),
+            "brookside_mlops.iteration.iterate": (
+                "parts/iteration.html#iterate",
+                "brookside_mlops/iteration.py",
+            ),
+            "brookside_mlops.iteration.parameterized": (
+                "parts/iteration.html#parameterized",
+                "brookside_mlops/iteration.py",
+            ),
+            "brookside_mlops.iteration.stage_named": (
+                "parts/iteration.html#stage_named",
+                "brookside_mlops/iteration.py",
             ),
         },
         "brookside_mlops.jobs": {
@@ -4855,6 +4900,12 @@ d = {
                 "brookside_mlops/monitoring_sections.py",
             ),
         },
+        "brookside_mlops.notebook_html": {
+            "brookside_mlops.notebook_html.table_html": (
+                "parts/notebook_html.html#table_html",
+                "brookside_mlops/notebook_html.py",
+            )
+        },
         "brookside_mlops.notebook_sync": {
             "brookside_mlops.notebook_sync._Absolute": (
                 "parts/notebook_sync.html#_absolute",
@@ -5216,6 +5267,60 @@ d = {
             "brookside_mlops.onnx_export.write_bundle": (
                 "parts/onnx_export.html#write_bundle",
                 "brookside_mlops/onnx_export.py",
+            ),
+        },
+        "brookside_mlops.output_diff": {
+            "brookside_mlops.output_diff.Change": (
+                "parts/output_diff.html#change",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff.Change.described": (
+                "parts/output_diff.html#change.described",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._contents": (
+                "parts/output_diff.html#_contents",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._lines": (
+                "parts/output_diff.html#_lines",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._readable": (
+                "parts/output_diff.html#_readable",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._settled_notebook": (
+                "parts/output_diff.html#_settled_notebook",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._side": (
+                "parts/output_diff.html#_side",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._text": (
+                "parts/output_diff.html#_text",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff.change_lines": (
+                "parts/output_diff.html#change_lines",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff.changes_html": (
+                "parts/output_diff.html#changes_html",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff.notebook_changes": (
+                "parts/output_diff.html#notebook_changes",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff.output_changes": (
+                "parts/output_diff.html#output_changes",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff.settled": (
+                "parts/output_diff.html#settled",
+                "brookside_mlops/output_diff.py",
             ),
         },
         "brookside_mlops.parameters": {
@@ -5613,6 +5718,10 @@ d = {
                 "brookside_mlops/promotion.py",
             ),
             "brookside_mlops.promotion.carry": ("parts/promotion.html#carry", "brookside_mlops/promotion.py"),
+            "brookside_mlops.promotion.copy_artifacts": (
+                "parts/promotion.html#copy_artifacts",
+                "brookside_mlops/promotion.py",
+            ),
         },
         "brookside_mlops.readiness": {
             "brookside_mlops.readiness.fault": ("parts/readiness.html#fault", "brookside_mlops/readiness.py"),
@@ -6117,8 +6226,16 @@ d = {
             ),
             "brookside_mlops.rollout.Move": ("parts/rollout.html#move", "brookside_mlops/rollout.py"),
             "brookside_mlops.rollout.Record": ("parts/rollout.html#record", "brookside_mlops/rollout.py"),
+            "brookside_mlops.rollout.Record._repr_html_": (
+                "parts/rollout.html#record._repr_html_",
+                "brookside_mlops/rollout.py",
+            ),
             "brookside_mlops.rollout.Record.split": (
                 "parts/rollout.html#record.split",
+                "brookside_mlops/rollout.py",
+            ),
+            "brookside_mlops.rollout.Record.steps_shown": (
+                "parts/rollout.html#record.steps_shown",
                 "brookside_mlops/rollout.py",
             ),
             "brookside_mlops.rollout.Record.weight": (
@@ -6527,6 +6644,32 @@ d = {
             ),
             "brookside_mlops.run_diff.facts": ("parts/run_diff.html#facts", "brookside_mlops/run_diff.py"),
             "brookside_mlops.run_diff.window": ("parts/run_diff.html#window", "brookside_mlops/run_diff.py"),
+        },
+        "brookside_mlops.run_report": {
+            "brookside_mlops.run_report.executed": (
+                "parts/run_report.html#executed",
+                "brookside_mlops/run_report.py",
+            ),
+            "brookside_mlops.run_report.log_report": (
+                "parts/run_report.html#log_report",
+                "brookside_mlops/run_report.py",
+            ),
+            "brookside_mlops.run_report.report_html": (
+                "parts/run_report.html#report_html",
+                "brookside_mlops/run_report.py",
+            ),
+            "brookside_mlops.run_report.report_notebook": (
+                "parts/run_report.html#report_notebook",
+                "brookside_mlops/run_report.py",
+            ),
+            "brookside_mlops.run_report.shown_cells": (
+                "parts/run_report.html#shown_cells",
+                "brookside_mlops/run_report.py",
+            ),
+            "brookside_mlops.run_report.write_report": (
+                "parts/run_report.html#write_report",
+                "brookside_mlops/run_report.py",
+            ),
         },
         "brookside_mlops.runs": {
             "brookside_mlops.runs.Approval": ("parts/runs.html#approval", "brookside_mlops/runs.py"),

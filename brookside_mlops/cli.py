@@ -18,6 +18,7 @@ from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
 from .cli_docs import docs_command
 from .cli_doctor import doctor_command
+from .cli_iterate import iterate_command
 from .cli_labels import labels_app
 from .cli_monitor import monitor_command
 from .cli_notify import notify_command
@@ -109,10 +110,26 @@ def _go(run: Run, approve_as: str, as_json: bool, until: str = "") -> None:
         raise
     finally:
         reporter.stop()
+        for one in seen.values():
+            _report(one, as_json)
     if as_json:
         show_json([summary(one) for one in seen.values()])
     else:
         show_end(reporter.console, list(seen.values())[-1])
+
+
+def _report(run: Run, quiet: bool) -> None:
+    """Write the report of a run and log it to MLflow; a report that cannot be made stops nothing, and is told of."""
+    from brookside_mlops.run_report import executed, log_report, write_report
+
+    if not executed(run):
+        return
+    try:
+        write_report(run)
+        log_report(run)
+    except Exception as error:  # MLflow, a full disk: what was deployed is deployed all the same
+        if not quiet:
+            typer.echo(f"report      not written or not logged: {error}", err=True)
 
 
 FRESH = ("environment", "usecase", "data", "target", "parameters")
@@ -391,6 +408,7 @@ app.command("notify")(notify_command)
 app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.command("docs")(docs_command)
+app.command("iterate")(iterate_command)
 app.command("doctor")(doctor_command)
 app.add_typer(ci_app, name="ci")
 app.add_typer(contract_app, name="contract")

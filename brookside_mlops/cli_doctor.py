@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from .cli_options import JsonOption
-from .results import SIGNS
 
 if TYPE_CHECKING:
     from brookside_mlops.findings import Finding
@@ -27,6 +26,8 @@ def findings_table(findings: Sequence[Finding]) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from brookside_mlops.results import SIGNS
 
     styles = {"pass": "green", "warning": "yellow", "fail": "red"}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

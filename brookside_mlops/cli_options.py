@@ -149,8 +149,8 @@ def stage_values(run: Run, name: str, given: Mapping[str, str]) -> dict[str, Any
     """Return the parameters of a stage: those of its run, and over them those that are given."""
     from brookside_mlops.pipeline import LINE, stage_parameters
 
-    values = stage_parameters(run.project, [name], given)[name]
-    own = stage_parameters(run.project, LINE, run.record.parameters).get(name, {})
+    values = stage_parameters(run.project, [name], given, run.folder)[name]
+    own = stage_parameters(run.project, LINE, run.record.parameters, run.folder).get(name, {})
     return {**own, **values}
 
 

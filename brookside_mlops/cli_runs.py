@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -16,7 +17,7 @@ runs_app = typer.Typer(
 )
 
 # %% auto #0
-__all__ = ["runs_app", "runs_list", "runs_show", "runs_diff"]
+__all__ = ["runs_app", "runs_list", "runs_show", "runs_diff", "runs_report"]
 
 
 # %% ../nbs/parts/cli_runs.ipynb #47b6d8ff
@@ -63,17 +64,52 @@ def runs_show(run: str, as_json: JsonOption = False) -> None:
 
 
 @runs_app.command("diff")
-def runs_diff(first: str, second: str, as_json: JsonOption = False) -> None:
-    """Show what differs between two runs: code, data, packages, parameters, artifacts, verdicts, metrics."""
+def runs_diff(
+    first: str,
+    second: str,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with the pictures side by side.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what differs between two runs: code, data, packages, parameters, verdicts, metrics, and what their cells printed."""
+    from brookside_mlops.files import write_text
+    from brookside_mlops.output_diff import change_lines, changes_html, output_changes
     from brookside_mlops.reporting import show_json
     from brookside_mlops.run_diff import diff, window
 
-    found = diff(chosen_run(first), chosen_run(second))
+    old_run, new_run = chosen_run(first), chosen_run(second)
+    if html is not None:
+        write_text(html, changes_html(old_run, new_run))
+        typer.echo(f"page        {html}")
+        return
+    found, changes = diff(old_run, new_run), output_changes(old_run, new_run)
     if as_json:
-        show_json({name: list(pair) for name, pair in found.items()})
+        show_json(
+            {
+                "facts": {name: list(pair) for name, pair in found.items()},
+                "cells": [one.described() for one in changes],
+            }
+        )
         return
     for name, (old, new) in found.items():
         left, right = window(str(old), str(new))
         typer.echo(f"{name:40} {left:36}  {right}")
-    if not found:
+    for change in changes:
+        typer.echo("\n".join(["", *change_lines(change)]))
+    if not found and not changes:
         typer.echo("the runs do not differ")
+
+
+@runs_app.command("report")
+def runs_report(
+    run: str,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
+) -> None:
+    """Write the executed notebooks of a run as one HTML page into its folder."""
+    from brookside_mlops.run_report import write_report
+
+    path = write_report(chosen_run(run))
+    typer.echo(f"report      {path}")
+    if open_:
+        typer.launch(str(path))

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .errors import InputError
 from .kinds import ARROW_TYPES, Kind
+from .notebook_html import table_html
 
 # %% auto #0
 __all__ = [
@@ -207,6 +208,35 @@ class Contract(BaseModel):
         if said:
             raise ValueError("; ".join(said))
         return self
+
+    def _repr_html_(self) -> str:
+        """Return the contract as a table for a notebook: a row per column, then what holds for the whole table."""
+        head = ("column", "kind", "role", "unit", "may be missing", "from", "to", "allowed", "what it is")
+        rows = [
+            (
+                name,
+                one.kind,
+                one.role,
+                one.unit,
+                (
+                    ""
+                    if not one.nullable
+                    else "yes" if one.max_missing is None else f"up to {one.max_missing:.0%}"
+                ),
+                *(bound.date() if isinstance(bound, datetime) else bound for bound in (one.min, one.max)),
+                ", ".join(map(str, one.allowed)),
+                one.description,
+            )
+            for name, one in self.columns.items()
+        ]
+        most = "" if self.rows.max is None else f" to {self.rows.max:,}"
+        notes = [f"rows: {self.rows.min:,}{most or ' or more'}"]
+        notes += [f"unique: {', '.join(key)}" for key in self.unique]
+        if self.freshness:
+            notes.append(f"newest row: at most {self.freshness.max_age_days:g} days old")
+        return table_html(
+            head, rows, " ".join(filter(None, [f"contract {self.name}.", self.description])), notes
+        )
 
     def having(self, role: Role) -> list[str]:
         """Return the names of the columns with a role, in order."""

@@ -39,7 +39,7 @@ from brookside_mlops.doctor_tools import (
     check_quarto,
 )
 from .errors import BrooksideError
-from .findings import Area, Check, examine
+from .findings import Area, Check
 
 # %% auto #0
 __all__ = ["local_checks"]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -28,11 +27,9 @@ from brookside_mlops.drift_verdicts import (
 from .errors import InputError
 from .feature_profiles import FeatureProfile, finite_part
 from .identifiers import set_aside
+from .notebook_html import table_html
 from .profiles import Profile, as_parquet, profile_file, sorted_column
 from .wasserstein import wasserstein_exact
-
-_all_ = ["NUMBERS", "FeatureDrift", "Thresholds", "judge_feature", "measure_feature"]
-Verdict = Literal["pass", "warning", "critical", "none"]
 
 # %% auto #0
 __all__ = [
@@ -46,6 +43,10 @@ __all__ = [
     "judge_feature",
     "measure_feature",
 ]
+
+# %% ../nbs/parts/drift.ipynb #28b1ce31
+_all_ = ["NUMBERS", "FeatureDrift", "Thresholds", "judge_feature", "measure_feature"]
+Verdict = Literal["pass", "warning", "critical", "none"]
 
 
 # %% ../nbs/parts/drift.ipynb #e9f5f544
@@ -82,15 +83,18 @@ class DriftReport(BaseModel):
 
     def _repr_html_(self) -> str:
         """Return the report as a table for a notebook."""
-        rows = "".join(
-            f"<tr><td>{'drifted' if one.drifted else '' if one.counted else 'not counted'}</td>"
-            f"<td>{escape(one.feature)}</td>"
-            + "".join(f"<td>{said}</td>" for said in one.numbers())
-            + f"<td>{one.missing[0]:.1%} → {one.missing[1]:.1%}</td><td>{escape(one.reason)}</td></tr>"
+        rows = [
+            (
+                "drifted" if one.drifted else "" if one.counted else "not counted",
+                one.feature,
+                *one.numbers(),
+                f"{one.missing[0]:.1%} → {one.missing[1]:.1%}",
+                one.reason,
+            )
             for one in self.features
-        )
-        head = "".join(f"<th>{name}</th>" for name in ("", "feature", *NUMBERS, "missing", "why"))
-        return f"<p><b>{self.verdict}</b>: {escape(self.sentence())}</p><table><tr>{head}</tr>{rows}</table>"
+        ]
+        head = ("", "feature", *NUMBERS, "missing", "why")
+        return table_html(head, rows, f"{self.verdict}: {self.sentence()}")
 
 
 def _broken(before: FeatureProfile, now: FeatureProfile, found: FeatureDrift, limits: Thresholds) -> bool:

@@ -20,16 +20,38 @@ from .settings import project_file
 from .stage_inputs import INPUTS
 
 # %% auto #0
-__all__ = ["PACKAGE", "stage_notebook", "imported", "code_of", "settings_read", "fingerprint", "intact"]
-
+__all__ = [
+    "OWN",
+    "PACKAGE",
+    "stage_notebook",
+    "own_notebooks",
+    "imported",
+    "code_of",
+    "settings_read",
+    "fingerprint",
+    "intact",
+]
 
 # %% ../nbs/parts/fingerprints.ipynb #a8f05cc7
-def stage_notebook(project: Path, stage: str) -> Path:
-    """Return the notebook of a stage: the project's, else the one that comes with the package. InputError for no stage."""
+OWN = "notebooks"  # in the folder of a run: notebooks that this run has for itself
+
+
+def stage_notebook(project: Path, stage: str, own: Path | None = None) -> Path:
+    """Return the notebook of a stage: that of the run in the folder `own`, the project's, or the one that comes with the package.
+
+    Raises InputError for no stage.
+    """
     if stage not in STAGES:
         raise InputError(f"stage {stage!r} is not one of {', '.join(STAGES)}")
-    name = f"nbs/stages/{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
-    return project_file(project, name)
+    name = f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
+    if own is not None and (own / OWN / name).is_file():
+        return own / OWN / name
+    return project_file(project, f"nbs/stages/{name}")
+
+
+def own_notebooks(run: Run) -> list[Path]:
+    """Return the notebooks that a run has for itself, in order."""
+    return sorted((run.folder / OWN).glob("*.ipynb"))
 
 
 PACKAGE = Path(__file__).resolve().parent if "__file__" in globals() else Path("brookside_mlops").resolve()
@@ -76,7 +98,7 @@ def fingerprint(run: Run, stage: str, parameters: Mapping[str, Any]) -> str:
     content = {
         "parameters": dict(parameters),
         "settings": settings_read(run, stage),
-        "notebook": sha256(stage_notebook(run.project, stage)),
+        "notebook": sha256(stage_notebook(run.project, stage, run.folder)),
         "code": [sha256(path) for path in code_of(stage)],
         "artifacts": dict(sorted(artifacts.items())),
     }

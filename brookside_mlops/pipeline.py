@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError, Waits
-from .fingerprints import fingerprint, intact, settings_read, stage_notebook
+from .fingerprints import fingerprint, intact, own_notebooks, settings_read, stage_notebook
 from .holds import hold
 from .parameters import check_parameters, notebook_parameters
 from .readiness import need_ready
@@ -46,13 +46,15 @@ COMMON = ("environment", "usecase", "run_folder")
 
 
 def stage_parameters(
-    project: Path, stages: Iterable[str], given: Mapping[str, Any]
+    project: Path, stages: Iterable[str], given: Mapping[str, Any], folder: Path | None = None
 ) -> dict[str, dict[str, Any]]:
     """Return the parameters of each stage, typed. `trees` goes to every stage that has it, `train.trees` to one.
 
+    A run may have notebooks of its own in its `folder`.
+
     Raises InputError with all that is wrong: a name no stage has, a wrong type, a value out of range.
     """
-    declared = {stage: notebook_parameters(stage_notebook(project, stage)) for stage in stages}
+    declared = {stage: notebook_parameters(stage_notebook(project, stage, folder)) for stage in stages}
     own = {stage: {n: p for n, p in found.items() if n not in COMMON} for stage, found in declared.items()}
     values: dict[str, dict[str, Any]] = {stage: {} for stage in declared}
     faults: list[str] = []
@@ -141,7 +143,7 @@ def _run_stage(
     run: Run, stage: str, parameters: Mapping[str, Any], listen: Listener, digest: str = ""
 ) -> None:
     """Run one stage of a run that is held."""
-    source = stage_notebook(run.project, stage)
+    source = stage_notebook(run.project, stage, run.folder)
     need_tables(run.project, stage, parameters)
     need_engine(parameters)
     need_ready(run, stage)
@@ -177,7 +179,7 @@ def _execute(run: Run, stage: str, parameters: Mapping[str, Any], listen: Listen
     def tell(at: CellProgress) -> None:
         listen(Event("cell", run, stage, at.cell, at.cells))
 
-    source = stage_notebook(run.project, stage)
+    source = stage_notebook(run.project, stage, run.folder)
     given = {"environment": run.environment, "usecase": run.record.usecase, "run_folder": str(run.folder)}
     execute(source, run.folder / source.name, given | dict(parameters), tell, run.project)
 
@@ -241,7 +243,7 @@ def advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None = N
 def _advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None, until: str) -> None:
     """Advance a run that is held."""
     stages = stages_until(PROMOTED_LINE if run.record.promoted_from else LINE, until)
-    parameters = stage_parameters(run.project, LINE, run.record.parameters)
+    parameters = stage_parameters(run.project, LINE, run.record.parameters, run.folder)
     for stage in stages:
         if stage == "deploy" and (later := _superseded(run)):
             listen(Event("superseded", run, stage, record=run.record.stages[stage], text=later))
@@ -294,6 +296,11 @@ def promote(source: Run, environment: str) -> Run:
     from brookside_mlops.promotion import carry
 
     source.refresh()
+    if own := own_notebooks(source):
+        raise InputError(
+            f"run {source.id} was made with a notebook of its own, {own[0].name}, and is not promoted: take the change over "
+            f"into {stage_notebook(source.project, own[0].stem.partition('_')[2])} and run again"
+        )
     need_ready(source, "promote")
     return carry(source, environment, CARRIED)
 

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from .errors import InputError
 from .files import replacing, sha256
 from .runs import ArtifactRecord, Run, StageRecord, find_run
 
 # %% auto #0
-__all__ = ["carried", "carry"]
+__all__ = ["carried", "copy_artifacts", "carry"]
 
 
 # %% ../nbs/parts/promotion.ipynb #94b17fad
@@ -28,6 +28,15 @@ def _same(source: Run, target: Run, stages: Iterable[str]) -> bool:
     wanted = {name: one.sha256 for name, one in carried(source, stages).items() if name != "register.json"}
     found = {name: one.sha256 for name, one in target.record.artifacts.items() if name in wanted}
     return wanted == found
+
+
+def copy_artifacts(source: Run, target: Run, files: Mapping[str, ArtifactRecord]) -> None:
+    """Copy artifacts of one run into the folder of another. Raises InputError where a file is not the one that was recorded."""
+    for name, one in files.items():
+        with replacing(target.new(name)) as temporary:
+            shutil.copyfile(source.path(name), temporary)
+        if sha256(target.folder / name) != one.sha256:
+            raise InputError(f"{name} changed while it was copied to {target.id}: try again")
 
 
 def carry(source: Run, environment: str, stages: tuple[str, ...]) -> Run:
@@ -45,11 +54,7 @@ def carry(source: Run, environment: str, stages: tuple[str, ...]) -> Run:
     line = source.record.line[1:] if source.record.line[:1] == (environment,) else ()
     target = Run.create(source.project, environment, source.record.usecase, source.record.parameters, line)
     files = carried(source, stages)
-    for name, one in files.items():
-        with replacing(target.new(name)) as temporary:
-            shutil.copyfile(source.path(name), temporary)
-        if sha256(target.folder / name) != one.sha256:
-            raise InputError(f"{name} changed while it was copied to {target.id}: promote again")
+    copy_artifacts(source, target, files)
     origin = source.record.promoted_from or source.id
     with target.change() as record:
         record.cause = source.record.cause

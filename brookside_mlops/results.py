@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from .notebook_html import table_html
 
 # %% auto #0
 __all__ = ["Verdict", "SIGNS", "Check", "worst", "checks_html", "StageResult"]
@@ -44,16 +45,13 @@ def worst(checks: Iterable[Check]) -> Verdict:
 
 
 # %% ../nbs/parts/results.ipynb #48ff091b
-def checks_html(checks: Iterable[Check]) -> str:
+def checks_html(checks: Iterable[Check], title: str = "") -> str:
     """Return a verdict table as HTML that inherits the page's colours."""
-    cells = "".join(
-        f"<tr><td>{SIGNS[check.verdict]} {check.verdict}</td><td>{escape(check.name)}</td>"
-        f"<td>{escape(check.measured_text())}</td><td>{escape(check.required)}</td>"
-        f"<td style='text-align:left'>{escape(check.next_step)}</td></tr>"
-        for check in checks
-    )
-    head = "".join(f"<th>{name}</th>" for name in ("verdict", "check", "measured", "required", "next step"))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
+    rows = [
+        (f"{SIGNS[one.verdict]} {one.verdict}", one.name, one.measured_text(), one.required, one.next_step)
+        for one in checks
+    ]
+    return table_html(("verdict", "check", "measured", "required", "next step"), rows, title)
 
 
 class StageResult(BaseModel):
@@ -72,5 +70,4 @@ class StageResult(BaseModel):
 
     def _repr_html_(self) -> str:
         """Return the verdict and its table for a notebook."""
-        title = f"<p><b>{escape(self.stage)}: {SIGNS[self.verdict]} {self.verdict}</b></p>"
-        return title + (checks_html(self.checks) if self.checks else "")
+        return checks_html(self.checks, f"{self.stage}: {SIGNS[self.verdict]} {self.verdict}")

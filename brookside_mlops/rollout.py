@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .canary import Decision, Evidence, Look, Step, decide, observe
 from .endpoints.protocol import Counts, Deployment, Endpoint
 from .errors import InputError
+from .notebook_html import table_html
 from .results import Check, worst
 from .rollout_plan import Plan, Target, same_version, splits, way_back
 from .rollout_store import RolloutStore
@@ -103,6 +104,30 @@ class Record(BaseModel):
     def weight(self) -> int:
         """Return the new deployment's share of the traffic that was live last."""
         return self.live[-1].get(self.new, 0) if self.live else 0
+
+    def steps_shown(self) -> list[tuple[int, int, str, str]]:
+        """Return each step for people: its number, the weight of the new deployment in per cent, how far its bake is, its state."""
+        over, found = self.state in ("finish", "finished"), []
+        for number, split in enumerate(splits(self.new, self.old, self.plan.steps)):
+            bake, state = "", "done" if number < self.step or over else ""
+            if number == self.step and self.state == "bake":
+                bake, state = f"{self.baked:.0f} of {self.plan.bake:.0f} s", "baking"
+            elif number == self.step and not over:
+                state = self.state
+            found.append((number + 1, split[self.new], bake, state))
+        return found
+
+    def _repr_html_(self) -> str:
+        """Return the rollout for a notebook: its steps, the last decision and why it ended."""
+        rows = [
+            (number, f"{self.new} {weight} %", bake, state)
+            for number, weight, bake, state in self.steps_shown()
+        ]
+        title = f"{self.endpoint}: {self.kind} to version {self.target.version} as {self.new}, {self.state}"
+        said = [self.decision.reason] if self.decision else []
+        return table_html(
+            ("step", "traffic", "bake", "state"), rows, title, [*said, *filter(None, [self.reason])]
+        )
 
 
 Smoke = Callable[[Any, str], list[Check]]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .canary import Rules
 from .costs import DeploymentCost, RolloutCost
 from .endpoints.protocol import Deployment, EndpointInfo
+from .notebook_html import table_html
 from .settings import Environment
 
 # %% auto #0
@@ -156,7 +156,10 @@ class PlanView(BaseModel):
 
     def _repr_html_(self) -> str:
         """Return the plan for a notebook."""
-        return f"<pre>{escape(chr(10).join(self.lines()))}</pre>"
+        title = f"version {self.version} to {self.endpoint}: {self.strategy}, {self.new} beside {self.old or 'nothing'}"
+        notes = [*(f"stops it: {one}" for one in self.gates), *(f"deletes: {one}" for one in self.deletes)]
+        notes.append(f"costs: {self.cost.words()}")
+        return table_html(("", "step"), list(enumerate(self.steps, 1)), title, notes)
 
 
 def _long(seconds: float) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from .rollout import ENDED, Record
-from .rollout_plan import splits
 from .rollout_store import RolloutStore, alive
 from .runs import Run
 from .terminal import begin, draw, end
@@ -36,19 +35,9 @@ def watch_table(record: Record) -> Any:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("step", "traffic", "", "bake", "state"):
         table.add_column(name)
-    plan = record.plan
-    for number, split in enumerate(splits(record.new, record.old, plan.steps)):
-        weight = split[record.new]
+    for number, weight, bake, state in record.steps_shown():
         full = round(BAR * weight / 100)
-        state, bake = (
-            ("done", "") if number < record.step or record.state in ("finish", "finished") else ("", "")
-        )
-        if number == record.step and record.state == "bake":
-            state, bake = "baking", f"{record.baked:.0f} of {plan.bake:.0f} s"
-        elif number == record.step and record.state not in ("finish", "finished"):
-            state = record.state
-        bar = "█" * full + "░" * (BAR - full)
-        table.add_row(str(number + 1), f"{record.new} {weight} %", bar, bake, state)
+        table.add_row(str(number), f"{record.new} {weight} %", "█" * full + "░" * (BAR - full), bake, state)
     return table
 
 

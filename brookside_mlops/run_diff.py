@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .files import sha256
+from .fingerprints import own_notebooks
 from .runs import Run
 
 # %% auto #0
@@ -32,6 +34,7 @@ def facts(run: Run) -> dict[str, Any]:
     found |= {
         f"artifact {name}": one.sha256 for name, one in record.artifacts.items() if not name.endswith(".json")
     }
+    found |= {f"notebook {one.stem}": f"its own, {sha256(one)[:12]}" for one in own_notebooks(run)}
     found |= {f"verdict {stage}": one.verdict or one.state for stage, one in record.stages.items()}
     evaluated = run.folder / "evaluate.json"
     if "evaluate.json" in record.artifacts and evaluated.exists():

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .audit import audit_log
 from .errors import ApprovalNeeded, GateFailed, InputError
 from .files import sha256, write_json, write_text
+from .notebook_html import table_html
 from .results import StageResult
 from .settings import ENVIRONMENTS, Environment, project_of, read_settings, runs_folder
 from .stage_inputs import INPUTS, readers
@@ -345,9 +345,19 @@ class Run:
             )
 
     def _repr_html_(self) -> str:
-        """Return the run in one line for a notebook."""
-        cause = f"<br>begun because {escape(self.record.cause)}" if self.record.cause else ""
-        return f"<p>run <b>{self.id}</b>, {self.record.usecase} in {self.environment}{cause}</p>"
+        """Return the run for a notebook: how far each stage has come, and what it measured."""
+        from brookside_mlops.reporting import outcome, state_of
+
+        rows = [
+            (stage, state_of(self, stage), one.verdict, f"{one.seconds:.1f} s", outcome(self, stage, one))
+            for stage, one in self.record.stages.items()
+        ]
+        record = self.record
+        notes = [f"begun because {record.cause}"] if record.cause else []
+        notes += [f"promoted from {record.promoted_from}"] if record.promoted_from else []
+        notes += [f"approved by {record.approval.by}"] if record.approval else []
+        title = f"run {self.id}, {record.usecase} in {self.environment}"
+        return table_html(("stage", "state", "verdict", "took", "what it found"), rows, title, notes)
 
 
 # %% ../nbs/parts/runs.ipynb #7579cb83

@@ -114,7 +114,7 @@ def test_own_table_becomes_a_use_case_and_an_endpoint(here: Path) -> None:
     assert "churn" in call("runs", "list")[1] and "smoke_test" in call("runs", "show", run)[1]
     assert json.loads(call("runs", "show", run, "--json")[1])["usecase"] == "churn"
     assert "do not differ" in call("runs", "diff", run, run)[1]
-    assert json.loads(call("runs", "diff", run, run, "--json")[1]) == {}
+    assert json.loads(call("runs", "diff", run, run, "--json")[1]) == {"facts": {}, "cells": []}
     code, output = call("run", "--resume", run, "--json")
     assert code == 0 and json.loads(output)[0]["run"] == run
     assert call("smoke-test", "-u", "churn")[0] == 0

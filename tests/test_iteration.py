@@ -1,0 +1,136 @@
+"""A stage of a run is opened again as a new run, compared with the old one, and shown as a page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from typer.testing import CliRunner
+
+from brookside_mlops.cli import app
+from brookside_mlops.errors import InputError
+from brookside_mlops.fingerprints import fingerprint
+from brookside_mlops.iteration import iterate
+from brookside_mlops.pipeline import LINE, Event, advance, promote, run_stage, stage_parameters
+from brookside_mlops.run_report import report_html
+from brookside_mlops.runs import Run
+
+SMALL = {"rows": 1_200, "train.trees": 30, "evaluate.bootstrap": 100}
+
+
+def call(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(words))
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose first three stages are done."""
+    run = Run.create(tmp_path_factory.mktemp("project"), "dev", "viability", SMALL)
+    values = stage_parameters(run.project, LINE, SMALL)
+    for stage in ("validate", "engineer", "train"):
+        run_stage(run, stage, values[stage], lambda event: None, fingerprint(run, stage, values[stage]))
+    return run
+
+
+def edit(notebook: Path, old: str, new: str) -> None:
+    """Change a notebook as a person would, in one cell."""
+    content = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    for cell in content.cells:
+        cell.source = cell.source.replace(old, new)
+    nbformat.write(content, notebook)  # type: ignore[no-untyped-call]
+
+
+def test_iterated_stage_runs_by_itself_in_jupyter(trained: Run, tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    run, notebook = iterate(trained, "train", trained.project)
+    content = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    NotebookClient(content, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    run.refresh()
+    assert run.path("model.skops").is_file()
+    assert run.record.parameters["train.trees"] == 30
+
+
+def test_own_notebook_of_a_run_is_what_runs_and_what_the_next_stage_reads(
+    trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.project)
+    code, said = call("iterate", "03_train", "--run", trained.id, "--json")
+    assert code == 0, said
+    shown = json.loads(said)
+    run = Run(trained.project / "parameterized" / "dev" / shown["run"])
+    edit(Path(shown["notebook"]), "Boosted trees (XGBoost)", "Fewer boosted trees")
+    values = stage_parameters(run.project, LINE, SMALL, run.folder)["train"] | {"trees": 5}
+    run_stage(run, "train", values, lambda event: None)
+    executed = (run.folder / "03_train.ipynb").read_text(encoding="utf-8")
+    assert "Fewer boosted trees" in executed
+    assert "Fewer boosted trees" not in (trained.folder / "03_train.ipynb").read_text(encoding="utf-8")
+
+    code, said = call("runs", "diff", trained.id, run.id)
+    assert code == 0 and "its own" in said and "03_train.ipynb, The stage: outputs" in said
+    code, said = call("runs", "diff", trained.id, run.id, "--html", "difference.html")
+    page = Path("difference.html").read_text(encoding="utf-8")
+    assert code == 0 and page.count("data:image/png") == 2 and trained.id in page
+    found = json.loads(call("runs", "diff", trained.id, run.id, "--json")[1])
+    assert "artifact model.skops" in found["facts"]
+    assert any(one["heading"] == "The picture" for one in found["cells"])
+
+
+def test_run_with_a_notebook_of_its_own_is_not_promoted(trained: Run) -> None:
+    run, _ = iterate(trained, "train", trained.project)
+    with pytest.raises(InputError, match=r"03_train\.ipynb, and is not promoted"):
+        promote(run, "staging")
+
+
+def test_stage_whose_inputs_are_gone_is_not_iterated(trained: Run) -> None:
+    broken, _ = iterate(trained, "train", trained.project)
+    (broken.folder / "train.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match="iterate engineer"):
+        iterate(broken, "train", trained.project)
+    with pytest.raises(InputError, match="iterate evaluate"):
+        iterate(trained, "register", trained.project)
+
+
+@pytest.mark.parametrize("name", ["04_train", "trian", "", "10_train", "_"])
+def test_what_is_no_stage_is_refused(trained: Run, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.project)
+    code, said = call("iterate", name, "--run", trained.id)
+    assert code == 2 and "03_train" in said
+
+
+def test_report_shows_every_stage_and_loads_nothing(trained: Run) -> None:
+    page = report_html(trained)
+    for title in ("01 Validate", "02 Engineer", "03 Train"):
+        assert title in page
+    assert "default_exp" not in page and "data:image/png;base64," in page
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?:", page)
+    assert not re.search(r"\bimport [^;\n]* from [\"']https?:", page)
+
+
+def test_report_of_a_run_that_has_not_begun_is_refused(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.project)
+    fresh = Run.create(trained.project, "dev", "viability", SMALL)
+    code, said = call("runs", "report", fresh.id)
+    assert code == 2 and f"run --resume {fresh.id}" in said
+
+
+class Begun(Exception):
+    """A stage has begun, which is all that is asked."""
+
+
+def test_iterated_run_goes_on_where_its_notebook_is(trained: Run) -> None:
+    run, _ = iterate(trained, "evaluate", trained.project)
+    seen: list[tuple[str, str]] = []
+
+    def listen(event: Event) -> None:
+        seen.append((event.kind, event.stage))
+        if event.kind == "begin":
+            raise Begun
+
+    with pytest.raises(Begun):
+        advance(run, listen)
+    assert seen == [("skip", "validate"), ("skip", "engineer"), ("skip", "train"), ("begin", "evaluate")]
