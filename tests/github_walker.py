@@ -100,6 +100,7 @@ class Walker:
     environ: Mapping[str, str] = field(default_factory=dict)
     change: Mapping[str, str] = field(default_factory=dict)
     tamper: Callable[[str, str, Path], None] = lambda job, command, folder: None
+    tolerated: frozenset[str] = frozenset()  # commands that need a service which is not here
     run_id: str = "7"
     cache: Path | None = None
     ended: dict[str, JobEnd] = field(default_factory=dict)
@@ -230,7 +231,7 @@ class Instance:
         self.walker.tamper(self.name, command, self.folder)
         ended = shell(command, self.folder, self.walker.programs, environ)
         self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout))
-        return ended.returncode == 0
+        return ended.returncode == 0 or command in self.walker.tolerated
 
     def _use(self, step: Mapping[str, Any], names: Mapping[str, Any], number: str) -> bool:
         with_ = {key: filled(value, names, {}) for key, value in step.get("with", {}).items()}

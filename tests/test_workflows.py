@@ -174,6 +174,7 @@ def test_conditions_are_read_as_github_reads_them(text: str, failed: bool, holds
 
 # ---- the whole way -----------------------------------------------------------------------------------------------------------------------
 
+ASKING = frozenset({"brookside-mlops ci advisories"})
 UNIT = "'not browser and not spark and not azure and not workflows and not endtoend'"
 SMALL = "rows=10000 bootstrap=60 trees={}"
 
@@ -183,7 +184,9 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walker]:
     """A run of the workflow by hand as far as prod, on a small portfolio."""
     place = tmp_path_factory.mktemp("github")
     inputs = {"environment": "prod", "usecase": "viability", "parameters": SMALL.format(300)}
-    walker = Walker(DEPLOYMENT, place, "workflow_dispatch", inputs=inputs, change=narrowed())
+    walker = Walker(
+        DEPLOYMENT, place, "workflow_dispatch", inputs=inputs, change=narrowed(), tolerated=ASKING
+    )
     walker.walk()
     yield walker
     for folder in place.glob("*/.brookside"):
@@ -218,9 +221,8 @@ def test_every_command_of_the_workflow_runs_here_in_order(way: Walker) -> None:
     failed = [one for one in way.ran if one.status and one not in unreachable]
     assert not failed, said(way)
     ended = {name: end.result for name, end in way.ended.items()}
-    assert ended.pop("quality") == ("failure" if unreachable else "success")
     assert ended == dict.fromkeys(
-        ["unit", "integration", "train", "validate", "dev", "staging", "prod", "post"], "success"
+        ["quality", "unit", "integration", "train", "validate", "dev", "staging", "prod", "post"], "success"
     ) | {"rollback": "skipped"}
     wanted = {(name, command) for name, command in all_runs(way.content["jobs"]) if name != "rollback"}
     assert wanted <= {(one.job, one.command) for one in way.ran}
