@@ -7449,6 +7449,10 @@ d = {
                 "parts/schedule_install.html#_marks",
                 "brookside_mlops/schedule_install.py",
             ),
+            "brookside_mlops.schedule_install._pinned": (
+                "parts/schedule_install.html#_pinned",
+                "brookside_mlops/schedule_install.py",
+            ),
             "brookside_mlops.schedule_install._requirement": (
                 "parts/schedule_install.html#_requirement",
                 "brookside_mlops/schedule_install.py",

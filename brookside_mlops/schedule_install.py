@@ -140,6 +140,18 @@ def _secrets(config: MonitoringConfig) -> list[str]:
     return [VARIABLE, *(variable_of(name) for name in config.alerting.channels)]
 
 
+# Releases of actions, by the commit that they are: a tag can be moved.
+_CHECKOUT = "08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0"
+_PYTHON = "e797f83bcb11b83ae66e0230d6156d7c80228e7c # v6.0.0"
+_LOGIN = "a457da9ea143d694b1b9c7c869ebb04ebe844ef5 # v2.3.0"
+
+
+def _pinned(project: Path) -> str:
+    """Return the file that says which packages are installed, which is when the cache is made anew."""
+    files = ("requirements.txt", "pyproject.toml", "settings.ini")
+    return next((name for name in files if (project / name).exists()), files[-1])
+
+
 def _requirement(project: Path) -> str:
     """Return what pip installs in the workflow: what the project says, else this package in this version."""
     from brookside_mlops import __version__
@@ -152,7 +164,7 @@ def _requirement(project: Path) -> str:
 def github_workflow(project: Path, config: MonitoringConfig, environments: Sequence[str]) -> str:
     """Return the workflow that calls what is due in some environments."""
     crons = "\n".join(f'    - cron: "{fields}"' for fields in github_crons(config, environments))
-    secrets = "\n".join(f"      {name}: ${{{{ secrets.{name} }}}}" for name in _secrets(config))
+    secrets = "\n".join(f"          {name}: ${{{{ secrets.{name} }}}}" for name in _secrets(config))
     return f"""\
 # Written by `brookside-mlops schedule --install github`; write it anew when schedules change.
 name: brookside-schedule
@@ -160,26 +172,44 @@ on:
   workflow_dispatch:
   schedule:  # UTC
 {crons}
-permissions:
-  contents: read
+permissions: {{}}
+concurrency:
+  group: brookside-schedule  # one look at a time; the next one finds what is due by then
 jobs:
   due:
+    name: What is due in ${{{{ matrix.environment }}}}
+    permissions:
+      contents: read
+      id-token: write  # to sign in to Azure without a secret
     strategy:
       fail-fast: false
       matrix:
         environment: [{', '.join(environments)}]
     runs-on: ${{{{ vars.BROOKSIDE_RUNNER || 'ubuntu-latest' }}}}
-    concurrency: brookside-schedule-${{{{ matrix.environment }}}}
+    environment: ${{{{ matrix.environment }}}}-watch  # may read, has no reviewers, and holds the addresses of alerts
     timeout-minutes: 60
     env:
-{secrets}
+      ENVIRONMENT: ${{{{ matrix.environment }}}}
+      BROOKSIDE_TARGET: ${{{{ vars.AZURE_CLIENT_ID && 'azure' || 'local' }}}}
     steps:
-      - uses: actions/checkout@v5
-      - uses: actions/setup-python@v6
+      - uses: actions/checkout@{_CHECKOUT}
+        with:
+          persist-credentials: false
+      - uses: actions/setup-python@{_PYTHON}
         with:
           python-version: "3.11"
+          cache: pip
+          cache-dependency-path: {_pinned(project)}
       - run: python -m pip install {_requirement(project)}
-      - run: brookside-mlops monitor --due --environment ${{{{ matrix.environment }}}}
+      - if: vars.AZURE_CLIENT_ID != ''
+        uses: azure/login@{_LOGIN}
+        with:
+          client-id: ${{{{ vars.AZURE_CLIENT_ID }}}}
+          tenant-id: ${{{{ vars.AZURE_TENANT_ID }}}}
+          subscription-id: ${{{{ vars.AZURE_SUBSCRIPTION_ID }}}}
+      - run: brookside-mlops monitor --due --environment "$ENVIRONMENT"
+        env:
+{secrets}
 """
 
 

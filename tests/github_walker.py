@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from brookside_mlops.endpoints.local import stop_all
 from tests.workflow_expressions import condition, filled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +100,7 @@ class Walker:
     environ: Mapping[str, str] = field(default_factory=dict)
     change: Mapping[str, str] = field(default_factory=dict)
     tamper: Callable[[str, str, Path], None] = lambda job, command, folder: None
+    tolerated: frozenset[str] = frozenset()  # commands that need a service which is not here
     run_id: str = "7"
     cache: Path | None = None
     ended: dict[str, JobEnd] = field(default_factory=dict)
@@ -176,6 +178,7 @@ class Walker:
         state = Instance(self, name, job, matrix, folder)
         for number, step in enumerate(job["steps"]):
             state.step(step, str(number))
+        stop_all(folder / ".brookside")  # the runner is gone, and with it what it ran
         names = self.names(job, state.steps, matrix)
         outputs = {key: filled(text, names, {}) for key, text in job.get("outputs", {}).items()}
         return JobEnd("failure" if state.failed else "success", outputs)
@@ -228,7 +231,7 @@ class Instance:
         self.walker.tamper(self.name, command, self.folder)
         ended = shell(command, self.folder, self.walker.programs, environ)
         self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout))
-        return ended.returncode == 0
+        return ended.returncode == 0 or command in self.walker.tolerated
 
     def _use(self, step: Mapping[str, Any], names: Mapping[str, Any], number: str) -> bool:
         with_ = {key: filled(value, names, {}) for key, value in step.get("with", {}).items()}

@@ -83,6 +83,8 @@ def test_jobs_have_a_limit_and_no_more_rights_than_they_need(path: Path) -> None
 def test_commands_are_verbs_and_no_logic(path: Path) -> None:
     for name, command in all_runs(load(path)["jobs"]):
         assert "\n" not in command.strip() and not re.search(r"[|;<>`]|&&|\$\(", command), (name, command)
+        if command == "python -m pip install .":
+            continue
         assert command.startswith("brookside-mlops "), (name, command)
         try:
             parse(command)
@@ -132,6 +134,15 @@ def test_no_long_lived_secret_is_named() -> None:
         assert "creds:" not in text and "client-secret" not in text
 
 
+def test_workflow_of_the_schedules_is_the_one_that_the_verb_writes() -> None:
+    from brookside_mlops.monitoring_config import monitoring_config
+    from brookside_mlops.schedule_install import WORKFLOW, github_workflow
+    from brookside_mlops.settings import ENVIRONMENTS
+
+    written = (ROOT / WORKFLOW).read_text(encoding="utf-8")
+    assert written == github_workflow(ROOT, monitoring_config(ROOT), ENVIRONMENTS)
+
+
 def test_pull_request_deploys_nothing(tmp_path: Path) -> None:
     done = {name: JobEnd("success") for name in ("quality", "unit", "integration")}
     walker = Walker(DEPLOYMENT, tmp_path, "pull_request", ended=done)
@@ -163,6 +174,7 @@ def test_conditions_are_read_as_github_reads_them(text: str, failed: bool, holds
 
 # ---- the whole way -----------------------------------------------------------------------------------------------------------------------
 
+ASKING = frozenset({"brookside-mlops ci advisories"})
 UNIT = "'not browser and not spark and not azure and not workflows and not endtoend'"
 SMALL = "rows=10000 bootstrap=60 trees={}"
 
@@ -172,7 +184,9 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walker]:
     """A run of the workflow by hand as far as prod, on a small portfolio."""
     place = tmp_path_factory.mktemp("github")
     inputs = {"environment": "prod", "usecase": "viability", "parameters": SMALL.format(300)}
-    walker = Walker(DEPLOYMENT, place, "workflow_dispatch", inputs=inputs, change=narrowed())
+    walker = Walker(
+        DEPLOYMENT, place, "workflow_dispatch", inputs=inputs, change=narrowed(), tolerated=ASKING
+    )
     walker.walk()
     yield walker
     for folder in place.glob("*/.brookside"):
@@ -207,9 +221,8 @@ def test_every_command_of_the_workflow_runs_here_in_order(way: Walker) -> None:
     failed = [one for one in way.ran if one.status and one not in unreachable]
     assert not failed, said(way)
     ended = {name: end.result for name, end in way.ended.items()}
-    assert ended.pop("quality") == ("failure" if unreachable else "success")
     assert ended == dict.fromkeys(
-        ["unit", "integration", "train", "validate", "dev", "staging", "prod", "post"], "success"
+        ["quality", "unit", "integration", "train", "validate", "dev", "staging", "prod", "post"], "success"
     ) | {"rollback": "skipped"}
     wanted = {(name, command) for name, command in all_runs(way.content["jobs"]) if name != "rollback"}
     assert wanted <= {(one.job, one.command) for one in way.ran}
