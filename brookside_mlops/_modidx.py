@@ -437,6 +437,40 @@ d = {
                 "brookside_mlops/audit_chain.py",
             ),
         },
+        "brookside_mlops.azure_steps": {
+            "brookside_mlops.azure_steps.Begin": (
+                "parts/azure_steps.html#begin",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.Prepared": (
+                "parts/azure_steps.html#prepared",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.begun": (
+                "parts/azure_steps.html#begun",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.hand_on": (
+                "parts/azure_steps.html#hand_on",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.prepare": (
+                "parts/azure_steps.html#prepare",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.receive": (
+                "parts/azure_steps.html#receive",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.run_step": (
+                "parts/azure_steps.html#run_step",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.take_table": (
+                "parts/azure_steps.html#take_table",
+                "brookside_mlops/azure_steps.py",
+            ),
+        },
         "brookside_mlops.bootstrap": {
             "brookside_mlops.bootstrap.Estimate": (
                 "parts/bootstrap.html#estimate",
@@ -938,6 +972,12 @@ d = {
                 "parts/cli_schedule.html#schedule_rows",
                 "brookside_mlops/cli_schedule.py",
             ),
+        },
+        "brookside_mlops.cli_step": {
+            "brookside_mlops.cli_step.step_command": (
+                "parts/cli_step.html#step_command",
+                "brookside_mlops/cli_step.py",
+            )
         },
         "brookside_mlops.comparison": {
             "brookside_mlops.comparison.Comparison": (

@@ -5,6 +5,7 @@
 # %% ../nbs/parts/cli.ipynb #6c3e29b3
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +37,7 @@ from .cli_retrain import retrain_command
 from .cli_rollout import rollout_app
 from .cli_runs import runs_app
 from .cli_schedule import schedule_command
+from .cli_step import step_command
 from .errors import BrooksideError, InputError
 
 if TYPE_CHECKING:
@@ -387,6 +389,7 @@ app.command("notify")(notify_command)
 app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.command("docs")(docs_command)
+app.command("step")(step_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(labels_app, name="labels")
 app.add_typer(costs_app, name="costs")
@@ -400,3 +403,8 @@ app.add_typer(audit_app, name="audit")
 def main() -> None:
     """Run the command line."""
     app()
+
+
+# %% ../nbs/parts/cli.ipynb #68badfa9
+if __name__ == "__main__" and Path(sys.argv[0]).stem == "cli":
+    main()
