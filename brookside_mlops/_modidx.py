@@ -437,6 +437,82 @@ d = {
                 "brookside_mlops/audit_chain.py",
             ),
         },
+        "brookside_mlops.azure_client": {
+            "brookside_mlops.azure_client.Arm": (
+                "parts/azure_client.html#arm",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Arm.__enter__": (
+                "parts/azure_client.html#arm.__enter__",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Arm.__exit__": (
+                "parts/azure_client.html#arm.__exit__",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Arm.__init__": (
+                "parts/azure_client.html#arm.__init__",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Arm.ask": (
+                "parts/azure_client.html#arm.ask",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.AzureError": (
+                "parts/azure_client.html#azureerror",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.Cloud": (
+                "parts/azure_client.html#cloud",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.cloud_of": (
+                "parts/azure_client.html#cloud_of",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.credential": (
+                "parts/azure_client.html#credential",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.current_cloud": (
+                "parts/azure_client.html#current_cloud",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.manager": (
+                "parts/azure_client.html#manager",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.ml_client": (
+                "parts/azure_client.html#ml_client",
+                "brookside_mlops/azure_client.py",
+            ),
+        },
+        "brookside_mlops.azure_settings": {
+            "brookside_mlops.azure_settings.AzureSettings": (
+                "parts/azure_settings.html#azuresettings",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.AzureSettings.group_id": (
+                "parts/azure_settings.html#azuresettings.group_id",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.AzureSettings.need": (
+                "parts/azure_settings.html#azuresettings.need",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.AzureSettings.workspace_id": (
+                "parts/azure_settings.html#azuresettings.workspace_id",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings._missing": (
+                "parts/azure_settings.html#_missing",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.azure_settings": (
+                "parts/azure_settings.html#azure_settings",
+                "brookside_mlops/azure_settings.py",
+            ),
+        },
         "brookside_mlops.azure_steps": {
             "brookside_mlops.azure_steps.Begin": (
                 "parts/azure_steps.html#begin",
@@ -731,6 +807,16 @@ d = {
             "brookside_mlops.cli_docs.quarto_version": (
                 "parts/cli_docs.html#quarto_version",
                 "brookside_mlops/cli_docs.py",
+            ),
+        },
+        "brookside_mlops.cli_doctor": {
+            "brookside_mlops.cli_doctor.doctor_command": (
+                "parts/cli_doctor.html#doctor_command",
+                "brookside_mlops/cli_doctor.py",
+            ),
+            "brookside_mlops.cli_doctor.findings_table": (
+                "parts/cli_doctor.html#findings_table",
+                "brookside_mlops/cli_doctor.py",
             ),
         },
         "brookside_mlops.cli_endpoint": {
@@ -1792,6 +1878,118 @@ d = {
                 "brookside_mlops/distances.py",
             ),
             "brookside_mlops.distances.psi": ("parts/distances.html#psi", "brookside_mlops/distances.py"),
+        },
+        "brookside_mlops.doctor": {
+            "brookside_mlops.doctor.local_checks": (
+                "parts/doctor.html#local_checks",
+                "brookside_mlops/doctor.py",
+            )
+        },
+        "brookside_mlops.doctor_project": {
+            "brookside_mlops.doctor_project._ask_tracking": (
+                "parts/doctor_project.html#_ask_tracking",
+                "brookside_mlops/doctor_project.py",
+            ),
+            "brookside_mlops.doctor_project.check_channels": (
+                "parts/doctor_project.html#check_channels",
+                "brookside_mlops/doctor_project.py",
+            ),
+            "brookside_mlops.doctor_project.check_monitoring": (
+                "parts/doctor_project.html#check_monitoring",
+                "brookside_mlops/doctor_project.py",
+            ),
+            "brookside_mlops.doctor_project.check_notebooks": (
+                "parts/doctor_project.html#check_notebooks",
+                "brookside_mlops/doctor_project.py",
+            ),
+            "brookside_mlops.doctor_project.check_notion": (
+                "parts/doctor_project.html#check_notion",
+                "brookside_mlops/doctor_project.py",
+            ),
+            "brookside_mlops.doctor_project.check_prices": (
+                "parts/doctor_project.html#check_prices",
+                "brookside_mlops/doctor_project.py",
+            ),
+            "brookside_mlops.doctor_project.check_project": (
+                "parts/doctor_project.html#check_project",
+                "brookside_mlops/doctor_project.py",
+            ),
+            "brookside_mlops.doctor_project.check_settings": (
+                "parts/doctor_project.html#check_settings",
+                "brookside_mlops/doctor_project.py",
+            ),
+            "brookside_mlops.doctor_project.check_tracking": (
+                "parts/doctor_project.html#check_tracking",
+                "brookside_mlops/doctor_project.py",
+            ),
+        },
+        "brookside_mlops.doctor_state": {
+            "brookside_mlops.doctor_state.check_audit": (
+                "parts/doctor_state.html#check_audit",
+                "brookside_mlops/doctor_state.py",
+            ),
+            "brookside_mlops.doctor_state.check_databases": (
+                "parts/doctor_state.html#check_databases",
+                "brookside_mlops/doctor_state.py",
+            ),
+            "brookside_mlops.doctor_state.check_keys": (
+                "parts/doctor_state.html#check_keys",
+                "brookside_mlops/doctor_state.py",
+            ),
+            "brookside_mlops.doctor_state.check_space": (
+                "parts/doctor_state.html#check_space",
+                "brookside_mlops/doctor_state.py",
+            ),
+            "brookside_mlops.doctor_state.check_state": (
+                "parts/doctor_state.html#check_state",
+                "brookside_mlops/doctor_state.py",
+            ),
+            "brookside_mlops.doctor_state.check_writing": (
+                "parts/doctor_state.html#check_writing",
+                "brookside_mlops/doctor_state.py",
+            ),
+            "brookside_mlops.doctor_state.database_fault": (
+                "parts/doctor_state.html#database_fault",
+                "brookside_mlops/doctor_state.py",
+            ),
+            "brookside_mlops.doctor_state.writing_fault": (
+                "parts/doctor_state.html#writing_fault",
+                "brookside_mlops/doctor_state.py",
+            ),
+        },
+        "brookside_mlops.doctor_tools": {
+            "brookside_mlops.doctor_tools.check_git": (
+                "parts/doctor_tools.html#check_git",
+                "brookside_mlops/doctor_tools.py",
+            ),
+            "brookside_mlops.doctor_tools.check_java": (
+                "parts/doctor_tools.html#check_java",
+                "brookside_mlops/doctor_tools.py",
+            ),
+            "brookside_mlops.doctor_tools.check_loopback": (
+                "parts/doctor_tools.html#check_loopback",
+                "brookside_mlops/doctor_tools.py",
+            ),
+            "brookside_mlops.doctor_tools.check_machine": (
+                "parts/doctor_tools.html#check_machine",
+                "brookside_mlops/doctor_tools.py",
+            ),
+            "brookside_mlops.doctor_tools.check_node": (
+                "parts/doctor_tools.html#check_node",
+                "brookside_mlops/doctor_tools.py",
+            ),
+            "brookside_mlops.doctor_tools.check_packages": (
+                "parts/doctor_tools.html#check_packages",
+                "brookside_mlops/doctor_tools.py",
+            ),
+            "brookside_mlops.doctor_tools.check_python": (
+                "parts/doctor_tools.html#check_python",
+                "brookside_mlops/doctor_tools.py",
+            ),
+            "brookside_mlops.doctor_tools.check_quarto": (
+                "parts/doctor_tools.html#check_quarto",
+                "brookside_mlops/doctor_tools.py",
+            ),
         },
         "brookside_mlops.domain_classifier": {
             "brookside_mlops.domain_classifier.DomainDrift": (
@@ -3457,6 +3655,18 @@ d = {
             "brookside_mlops.files.write_json": ("parts/files.html#write_json", "brookside_mlops/files.py"),
             "brookside_mlops.files.write_text": ("parts/files.html#write_text", "brookside_mlops/files.py"),
         },
+        "brookside_mlops.findings": {
+            "brookside_mlops.findings.Finding": (
+                "parts/findings.html#finding",
+                "brookside_mlops/findings.py",
+            ),
+            "brookside_mlops.findings.examine": (
+                "parts/findings.html#examine",
+                "brookside_mlops/findings.py",
+            ),
+            "brookside_mlops.findings.good": ("parts/findings.html#good", "brookside_mlops/findings.py"),
+            "brookside_mlops.findings.wrong": ("parts/findings.html#wrong", "brookside_mlops/findings.py"),
+        },
         "brookside_mlops.fingerprints": {
             "brookside_mlops.fingerprints._source_digest": (
                 "parts/fingerprints.html#_source_digest",
@@ -4503,6 +4713,44 @@ d = {
             "brookside_mlops.monitoring_sections._rules_of": (
                 "parts/monitoring_sections.html#_rules_of",
                 "brookside_mlops/monitoring_sections.py",
+            ),
+        },
+        "brookside_mlops.notebook_sync": {
+            "brookside_mlops.notebook_sync._Absolute": (
+                "parts/notebook_sync.html#_absolute",
+                "brookside_mlops/notebook_sync.py",
+            ),
+            "brookside_mlops.notebook_sync._Absolute.__init__": (
+                "parts/notebook_sync.html#_absolute.__init__",
+                "brookside_mlops/notebook_sync.py",
+            ),
+            "brookside_mlops.notebook_sync._Absolute.visit_ImportFrom": (
+                "parts/notebook_sync.html#_absolute.visit_importfrom",
+                "brookside_mlops/notebook_sync.py",
+            ),
+            "brookside_mlops.notebook_sync.differing_cells": (
+                "parts/notebook_sync.html#differing_cells",
+                "brookside_mlops/notebook_sync.py",
+            ),
+            "brookside_mlops.notebook_sync.exported_cells": (
+                "parts/notebook_sync.html#exported_cells",
+                "brookside_mlops/notebook_sync.py",
+            ),
+            "brookside_mlops.notebook_sync.meaning": (
+                "parts/notebook_sync.html#meaning",
+                "brookside_mlops/notebook_sync.py",
+            ),
+            "brookside_mlops.notebook_sync.module_cells": (
+                "parts/notebook_sync.html#module_cells",
+                "brookside_mlops/notebook_sync.py",
+            ),
+            "brookside_mlops.notebook_sync.module_of": (
+                "parts/notebook_sync.html#module_of",
+                "brookside_mlops/notebook_sync.py",
+            ),
+            "brookside_mlops.notebook_sync.out_of_step": (
+                "parts/notebook_sync.html#out_of_step",
+                "brookside_mlops/notebook_sync.py",
             ),
         },
         "brookside_mlops.notifications": {

@@ -17,6 +17,7 @@ from .cli_care import endpoint_app
 from .cli_costs import costs_app
 from .cli_data import contract_app, drift_command
 from .cli_docs import docs_command
+from .cli_doctor import doctor_command
 from .cli_labels import labels_app
 from .cli_monitor import monitor_command
 from .cli_notify import notify_command
@@ -390,6 +391,7 @@ app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.command("docs")(docs_command)
 app.command("step")(step_command)
+app.command("doctor")(doctor_command)
 app.add_typer(contract_app, name="contract")
 app.add_typer(labels_app, name="labels")
 app.add_typer(costs_app, name="costs")

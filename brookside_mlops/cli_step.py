@@ -54,10 +54,8 @@ def step_command(
     if name != "register" and model_out is not None:
         raise InputError(f"step {name} takes no --model-out: only register writes a model")
     project = Path.cwd()
-    if run_in is None:
-        run = begun(project, Begin(environment, usecase, assignments(shlex.split(parameters))))
-    else:
-        run = receive(project, run_in)
+    begin = Begin(environment, usecase, assignments(shlex.split(parameters)))
+    run = receive(project, run_in) if run_in else begun(project, begin)
     reporter = Reporter()
     typer.echo(f"{run.environment} run {run.id}")
     try:
