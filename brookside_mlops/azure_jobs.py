@@ -47,6 +47,7 @@ __all__ = [
     "sending_of",
     "plan_lines",
     "send",
+    "status_of",
     "Clock",
     "wait",
     "fetch",
@@ -213,7 +214,7 @@ def plan_lines(run: Run, found: AzureSettings) -> list[str]:
     ]
 
 
-# %% ../nbs/parts/azure_jobs.ipynb #b6b7381f
+# %% ../nbs/parts/azure_jobs.ipynb #14a71dad
 def send(client: MLClient, run: Run, found: AzureSettings) -> SentJob:
     """Send a run to Azure as a pipeline job, and return the job. Raises AzureError where Azure refuses it."""
     import yaml
@@ -236,7 +237,12 @@ def send(client: MLClient, run: Run, found: AzureSettings) -> SentJob:
                 f"Azure did not take the training of {run.id}: {_first_line(error)}. Nothing of it runs. "
                 f"When that is mended: brookside-mlops run --resume {run.id}"
             ) from None
-    return note(run, job.model_copy(update={"link": str(made.studio_url or ""), "status": str(made.status)}))
+    return note(run, job.model_copy(update={"link": str(made.studio_url or ""), "status": status_of(made)}))
+
+
+def status_of(job: Any) -> str:
+    """Return the status of a job as a word; the SDK has some as members of an enumeration."""
+    return str(getattr(job.status, "value", job.status))
 
 
 def _first_line(error: BaseException) -> str:
@@ -244,7 +250,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-# %% ../nbs/parts/azure_jobs.ipynb #2594aa31
+# %% ../nbs/parts/azure_jobs.ipynb #3ce888b2
 Said = Callable[[str], None]
 LOOK_SECONDS = 10.0
 
@@ -267,7 +273,7 @@ def wait(client: MLClient, run: Run, job: SentJob, say: Said, clock: Clock) -> S
     again = f"brookside-mlops run --resume {run.id}"
     while True:
         try:
-            status = str(client.jobs.get(job.name).status)
+            status = status_of(client.jobs.get(job.name))
         except ResourceNotFoundError:
             note(run, job.model_copy(update={"status": "Canceled"}))
             raise AzureError(
@@ -333,7 +339,7 @@ def _ended_badly(run: Run, job: SentJob, fetched: bool) -> AzureError | GateFail
     )
 
 
-# %% ../nbs/parts/azure_jobs.ipynb #a718f42f
+# %% ../nbs/parts/azure_jobs.ipynb #8e939d48
 def trained(run: Run) -> bool:
     """Say whether the stages up to registration of a run are done, wherever that was."""
     return all(name in run.record.stages and run.record.stages[name].state == "done" for name in STEPS[:5])
@@ -350,7 +356,7 @@ def going(client: MLClient, run: Run) -> SentJob | None:
             except ResourceNotFoundError:
                 continue
             return note(
-                run, job.model_copy(update={"link": str(there.studio_url or ""), "status": str(there.status)})
+                run, job.model_copy(update={"link": str(there.studio_url or ""), "status": status_of(there)})
             )
         if job.status not in ENDED:
             return job

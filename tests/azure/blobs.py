@@ -51,7 +51,11 @@ def azurite(emulator: Emulator) -> Iterator[ContainerClient]:
                 time.sleep(0.05)
         host = f"blob.{SUFFIX}"
         emulator.hosts[host] = port
-        blobs = ContainerClient(f"https://brooksidestore.{host}", CONTAINER, credential={"account_name": "brooksidestore", "account_key": KEY})
+        blobs = ContainerClient(
+            f"https://brooksidestore.{host}",
+            CONTAINER,
+            credential={"account_name": "brooksidestore", "account_key": KEY},
+        )
         blobs.create_container()
         emulator.more["blobs"] = blobs
         yield blobs

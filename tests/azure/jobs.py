@@ -123,9 +123,7 @@ def nodes_of(emulator: Emulator, body: Mapping[str, Any], folder: Path) -> tuple
         there = folder / "code" / re.sub(r"\W", "-", code)[-80:]
         if not there.exists():
             download(emulator.more["blobs"], _version(emulator, code)["codeUri"], there)
-        given = {
-            key: str(one["default"]) for key, one in spec.get("inputs", {}).items() if "default" in one
-        }
+        given = {key: str(one["default"]) for key, one in spec.get("inputs", {}).items() if "default" in one}
         given |= {key: str(one["value"]) for key, one in job.get("inputs", {}).items()}
         for key, one in job.get("outputs", {}).items():
             if isinstance(one, Mapping) and one.get("uri"):
