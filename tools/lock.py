@@ -16,10 +16,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
+SPARK = ROOT / "azure-ml" / "environments" / "spark-conda.yml"
+COUNTING = ("numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scipy")  # what counting drift imports
 CONDA = ROOT / "azure-ml" / "environments" / "training-conda.yml"
 HEAD = """\
 # Written by tools/lock.py: what pyproject.toml asks for, in the versions that the tests passed with, and all that it depends on.
-name: brookside-training
+name: {name}
 channels:
   - conda-forge
 dependencies:
@@ -73,14 +75,17 @@ def closure(roots: list[Requirement]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def text_of(pins: Mapping[str, str]) -> str:
+def text_of(name: str, pins: Mapping[str, str]) -> str:
     """Return the conda file of some pins."""
     python = ".".join(platform.python_version_tuple()[:2])
-    return HEAD.format(python=python) + "".join(
+    return HEAD.format(name=name, python=python) + "".join(
         f"      - {name}=={version}\n" for name, version in pins.items()
     )
 
 
 if __name__ == "__main__":
-    CONDA.write_text(text_of(closure(wanted(ROOT / "pyproject.toml"))), encoding="utf-8")
-    print(f"wrote {CONDA.relative_to(ROOT)}", file=sys.stderr)
+    roots = wanted(ROOT / "pyproject.toml")
+    few = [one for one in roots if plain(one.name) in COUNTING]
+    for path, name, chosen in ((CONDA, "brookside-training", roots), (SPARK, "brookside-spark", few)):
+        path.write_text(text_of(name, closure(chosen)), encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}", file=sys.stderr)

@@ -135,3 +135,16 @@ def test_gate_that_fails_stops_what_follows_and_gives_its_numbers_on(walked: Wal
     assert found.codes == {"evaluation": 1, "registration": None, "deployment_preparation": None}
     assert "accuracy" in found.said["evaluation"] and "0.999" in found.said["evaluation"]
     assert Run(tmp_path / "walk" / "evaluation" / "run_out").record.stages["evaluate"].verdict == "fail"
+
+
+def test_spark_component_loads_with_its_pins() -> None:
+    from azure.ai.ml import load_component
+
+    component = load_component(ROOT / "azure-ml" / "components" / "spark_drift.yml")
+    assert component.type == "spark" and component.entry.entry == "azure-ml/spark/drift.py"
+    listed = yaml.safe_load((CONDA.parent / "spark-conda.yml").read_text())["dependencies"][-1]["pip"]
+    known = pins()
+    assert listed and all(
+        known[name] == Version(version) for name, version in (one.split("==") for one in listed)
+    )
+    assert not any(one.startswith("pyspark") for one in listed), "the cluster brings its own"
