@@ -87,9 +87,9 @@ def needs(node: Node) -> set[str]:
 
 def environment() -> dict[str, str]:
     """Return the variables of a step: a machine that knows nothing of this project."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("BROOKSIDE_", "PYTHONPATH"))
-    }
+    left = ("BROOKSIDE_", "PYTHONPATH", "AZURE_", "ARM_", "HTTPS_PROXY", "SSL_CERT", "REQUESTS_CA")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
+    kept["ORT_TELEMETRY_DISABLED"] = "1"
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
