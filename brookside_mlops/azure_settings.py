@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,7 @@ from .errors import InputError
 from .settings import read_section
 
 # %% auto #0
-__all__ = ["PREFIX", "SECTION", "AzureSettings", "azure_settings"]
+__all__ = ['PREFIX', 'SECTION', 'AzureSettings', 'azure_settings']
 
 # %% ../nbs/parts/azure_settings.ipynb #c7a344b4
 PREFIX = "BROOKSIDE_AZURE_"
@@ -38,6 +38,10 @@ class AzureSettings(BaseModel):
     log_workspace: str = ""
     deploy_minutes: Annotated[float, Field(gt=0, le=240)] = 45.0
     wait_minutes: Annotated[float, Field(gt=0, le=240)] = 15.0
+    train_on: Literal["cluster", "here"] = "cluster"
+    compute: str = "train-{environment}"
+    train_minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 240.0
+    step_minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 120.0
 
     def need(self, *keys: str) -> AzureSettings:
         """Return these settings. Raises InputError with a line for each of the keys that is not set."""
@@ -45,6 +49,10 @@ class AzureSettings(BaseModel):
         if missing:
             raise InputError("\n".join(_missing(key) for key in missing))
         return self
+
+    def compute_name(self, environment: str) -> str:
+        """Return the name of the cluster that an environment trains on."""
+        return self.compute.replace("{environment}", environment)
 
     @property
     def group_id(self) -> str:
@@ -62,7 +70,6 @@ class AzureSettings(BaseModel):
 def _missing(key: str) -> str:
     """Return what to do about a key that is not set."""
     return f"settings.ini [{SECTION}] {key}: is not set; write it there, or set {PREFIX}{key.upper()}"
-
 
 # %% ../nbs/parts/azure_settings.ipynb #4c4d5f50
 def azure_settings(project: Path, environ: Mapping[str, str] = os.environ) -> AzureSettings:

@@ -22,8 +22,7 @@ from .files import sha256
 from .usecases import Task
 
 # %% auto #0
-__all__ = ["BundleColumn", "BundleInfo", "Bundle"]
-
+__all__ = ['BundleColumn', 'BundleInfo', 'Bundle']
 
 # %% ../nbs/parts/bundle.ipynb #deb4100f
 class BundleColumn(BaseModel):
@@ -54,7 +53,6 @@ class BundleInfo(BaseModel):
     positive: str = ""
     score: bool = False
     sha256: str
-
 
 # %% ../nbs/parts/bundle.ipynb #fd2c0f7a
 class Bundle:

@@ -5,6 +5,7 @@
 # %% ../nbs/parts/cli.ipynb #6c3e29b3
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,25 +42,15 @@ from .cli_retrain import retrain_command
 from .cli_rollout import rollout_app
 from .cli_runs import runs_app
 from .cli_schedule import schedule_command
+from .cli_step import step_command
 from .errors import BrooksideError, InputError
 
 if TYPE_CHECKING:
     from brookside_mlops.runs import Run
 
 # %% auto #0
-__all__ = [
-    "app",
-    "FRESH",
-    "run_command",
-    "environments_of",
-    "stage_command",
-    "deploy_command",
-    "smoke_test_command",
-    "rollback_command",
-    "promote_command",
-    "approve_command",
-    "main",
-]
+__all__ = ['app', 'FRESH', 'run_command', 'environments_of', 'stage_command', 'deploy_command', 'smoke_test_command',
+           'rollback_command', 'promote_command', 'approve_command', 'main']
 
 # %% ../nbs/parts/cli.ipynb #964f5e49
 app = typer.Typer(
@@ -70,7 +61,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Notebooks from raw rows to a watched endpoint: validate, train, evaluate, register, deploy, roll back.",
 )
-
 
 # %% ../nbs/parts/cli.ipynb #adeb3cc2
 def _approver(name: str) -> Any:
@@ -221,7 +211,6 @@ def environments_of(text: str) -> tuple[str, ...]:
         )
     return names
 
-
 # %% ../nbs/parts/cli.ipynb #7863196e
 @app.command("stage")
 def stage_command(
@@ -370,7 +359,6 @@ def _run_of_endpoint(name: str) -> Run:
 
     return run_of_endpoint(state_of(None, name), name)
 
-
 # %% ../nbs/parts/cli.ipynb #c29afa9f
 @app.command("promote")
 def promote_command(
@@ -415,7 +403,6 @@ def approve_command(
         typer.echo(f"{found.id}: approved by {approval.by} at {approval.at}")
     typer.echo(f"go on: brookside-mlops run --resume {found.id}")
 
-
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
 app.command("monitor")(monitor_command)
@@ -424,6 +411,7 @@ app.command("retrain")(retrain_command)
 app.command("schedule")(schedule_command)
 app.command("docs")(docs_command)
 app.command("iterate")(iterate_command)
+app.command("step")(step_command)
 app.command("doctor")(doctor_command)
 app.add_typer(ci_app, name="ci")
 app.add_typer(azure_app, name="azure")
@@ -440,3 +428,7 @@ app.add_typer(audit_app, name="audit")
 def main() -> None:
     """Run the command line."""
     app()
+
+# %% ../nbs/parts/cli.ipynb #68badfa9
+if __name__ == "__main__" and Path(sys.argv[0]).stem == "cli":
+    main()

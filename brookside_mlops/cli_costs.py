@@ -24,18 +24,8 @@ costs_app = typer.Typer(
 OneEnvironment = Annotated[str, typer.Option("--environment", "-e", help="dev, staging or prod")]
 
 # %% auto #0
-__all__ = [
-    "costs_app",
-    "OneEnvironment",
-    "costs_command",
-    "picture_command",
-    "refresh_command",
-    "what_if_command",
-    "per_prediction_command",
-    "budget_command",
-    "anomalies_command",
-]
-
+__all__ = ['costs_app', 'OneEnvironment', 'costs_command', 'picture_command', 'refresh_command', 'what_if_command',
+           'per_prediction_command', 'budget_command', 'anomalies_command']
 
 # %% ../nbs/parts/cli_costs.ipynb #bddac9f0
 @costs_app.callback()
@@ -73,7 +63,6 @@ def picture_command(
     with replacing(out) as temporary:
         temporary.write_bytes(picture.png())
     typer.echo(f"{out}: {picture.alt}")
-
 
 # %% ../nbs/parts/cli_costs.ipynb #48e1933c
 @costs_app.command("refresh")
@@ -119,7 +108,6 @@ def refresh_command(
             told = "as it was" if was == now else f"was {'not known' if was is None else was}"
             typer.echo(f"{one.name:20} {tier:17} {'not sold' if now is None else now!s:>10}  {told}")
     typer.echo(f"wrote {path}")
-
 
 # %% ../nbs/parts/cli_costs.ipynb #4c3ddde3
 def _environment(environment: str, usecase: str) -> Environment:
@@ -216,7 +204,6 @@ def per_prediction_command(
         show_json(found.model_dump(mode="json"))
     else:
         typer.echo("\n".join(found.lines()))
-
 
 # %% ../nbs/parts/cli_costs.ipynb #6de017df
 @costs_app.command("budget")

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 PLACES = ("cron", "github", "azure")
 
 # %% auto #0
-__all__ = ["PLACES", "schedule_rows", "schedule_command"]
-
+__all__ = ['PLACES', 'schedule_rows', 'schedule_command']
 
 # %% ../nbs/parts/cli_schedule.ipynb #851a3e81
 def schedule_rows(project: Path, environments: tuple[str, ...], now: datetime) -> list[dict[str, Any]]:
@@ -63,20 +62,22 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['environment']:8} {row['job']:11} {row['schedule']:27} next {following} UTC  {last}".rstrip()
     )
 
-
 # %% ../nbs/parts/cli_schedule.ipynb #a0b924ea
 def schedule_command(
     environment: Annotated[
         str,
         typer.Option("--environment", "-e", help="dev, staging, prod; several: staging,prod; by default all"),
     ] = "dev,staging,prod",
-    install: Annotated[str, typer.Option("--install", help="Have it called by: cron, github.")] = "",
+    install: Annotated[
+        str,
+        typer.Option("--install", help="Have it called by: cron, github; azure: have Azure train by itself."),
+    ] = "",
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be installed; change nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show when checks and retraining are due, and have them called by cron or GitHub Actions."""
+    """Show when checks and retraining are due, and have them called by cron, GitHub Actions or Azure."""
     from datetime import UTC, datetime
 
     from brookside_mlops.reporting import show_json
@@ -100,6 +101,36 @@ def schedule_command(
     )
 
 
+def _install_azure(project: Path, names: tuple[str, ...], plan: bool, as_json: bool) -> None:
+    """Have the workspace begin the trainings of some environments by itself, or show which those would be."""
+    from brookside_mlops.azure_client import ml_client
+    from brookside_mlops.azure_schedules import install, wanted_training
+    from brookside_mlops.azure_settings import azure_settings
+    from brookside_mlops.monitoring_config import monitoring_config
+    from brookside_mlops.onboarding import known_usecases
+    from brookside_mlops.reporting import show_json
+
+    found, config = azure_settings(project), monitoring_config(project)
+    every = (
+        wanted_training(config.profile(name), name, usecase, found)
+        for name in names
+        for usecase in known_usecases(project)
+    )
+    listed = [one for one in every if one is not None]
+    client = None if plan else ml_client(found)
+    rows = []
+    for one in listed:
+        changed = install(client, project, one) if client else False
+        rows.append({"name": one.name, "line": one.line(), "plan": plan, "changed": changed})
+    if as_json:
+        show_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{'would be' if plan else 'written' if row['changed'] else 'is there'}  {row['line']}")
+    if not rows:
+        typer.echo("no training: auto_retraining is off in these environments (monitoring-config.yml)")
+
+
 def _install(project: Path, place: str, names: tuple[str, ...], plan: bool, as_json: bool) -> None:
     """Install the schedules in a place, or show what would be installed."""
     from brookside_mlops.monitoring_config import monitoring_config
@@ -112,10 +143,11 @@ def _install(project: Path, place: str, names: tuple[str, ...], plan: bool, as_j
         install_github,
     )
 
-    if place == "azure":
-        raise InputError("--install azure comes with the Azure ML endpoints; until then: cron or github")
     if place not in PLACES:
-        raise InputError(f"--install {place or 'is missing; it'}: one of cron, github would be right")
+        raise InputError(f"--install {place or 'is missing; it'}: one of {', '.join(PLACES)} would be right")
+    if place == "azure":
+        _install_azure(project, names, plan, as_json)
+        return
     config = monitoring_config(project)
     if place == "cron":
         block = cron_block(project, config, names)

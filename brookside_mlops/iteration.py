@@ -17,8 +17,7 @@ from .runs import STAGES, Run
 from .stage_inputs import readers
 
 # %% auto #0
-__all__ = ["stage_named", "parameterized", "iterate"]
-
+__all__ = ['stage_named', 'parameterized', 'iterate']
 
 # %% ../nbs/parts/iteration.ipynb #663c32f1
 def stage_named(text: str) -> str:
@@ -46,7 +45,6 @@ def _before(source: Run, stage: str) -> list[str]:
         )
     return whole
 
-
 # %% ../nbs/parts/iteration.ipynb #9a7c27c2
 def parameterized(notebook: Path, values: dict[str, Any]) -> str:
     """Return a stage notebook, as text, with a cell that sets parameters."""
@@ -59,7 +57,6 @@ def parameterized(notebook: Path, values: dict[str, Any]) -> str:
     )
     text: str = nbformat.writes(with_cell)
     return text
-
 
 # %% ../nbs/parts/iteration.ipynb #e2fbb7c0
 def iterate(source: Run, stage: str, project: Path) -> tuple[Run, Path]:

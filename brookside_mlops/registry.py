@@ -202,8 +202,11 @@ def fetch_bundle(settings: Environment, model_name: str, version: int, folder: P
 def baseline_bundle(run: Run, folder: Path) -> tuple[int, Path] | None:
     """Download the bundle of the version that serves in the run's environment; None where none does.
 
-    If that is the version of this very run, the one before it is the baseline.
+    If that is the version of this very run, the one before it is the baseline. A run that was sent to a cluster carries its baseline.
     """
+    sent = run.folder / "baseline"
+    if (sent / "version").exists():
+        return int((sent / "version").read_text(encoding="utf-8")), sent
     client = tracking_client(run.settings)
     name = run.usecase.model_name
     version = serving_version(run.settings, name, run.environment)

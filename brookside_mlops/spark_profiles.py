@@ -35,6 +35,7 @@ __all__ = [
     "spark_table",
     "selected",
     "numbered",
+    "arrow_table",
     "spark_profile",
     "spark_profile_file",
     "spark_compare_tables",
@@ -56,19 +57,23 @@ def _files(path: str | Path) -> str:
 
 @contextmanager
 def spark_table(spark: SparkSession, path: str | Path) -> Iterator[DataFrame]:
-    """Yield a table as a frame of Spark: a CSV file, a Parquet file or folder, or an address of Parquet.
+    """Yield a table as a frame of Spark: a CSV file, a Parquet file or folder, or an address of either, which Spark opens itself.
 
     Raises InputError for what cannot be read as a table.
     """
     from pyspark.errors import AnalysisException
 
     with tempfile.TemporaryDirectory(prefix="brookside-csv-") as folder:
-        if str(path).lower().endswith((".csv", ".csv.gz")):
+        csv = str(path).lower().endswith((".csv", ".csv.gz"))
+        if csv and "://" not in str(path):
             copy = Path(folder) / "table.parquet"
             write_parquet(copy, (batch.rows for batch in read_batches(path)))
             path = copy
         try:
-            frame = spark.read.parquet(_files(path))
+            if csv and "://" in str(path):
+                frame = spark.read.csv(str(path), header=True, inferSchema=True)
+            else:
+                frame = spark.read.parquet(_files(path))
         except AnalysisException as error:
             raise InputError(f"{path}: Spark cannot read it: {str(error).splitlines()[0]}") from None
         yield frame
@@ -82,6 +87,29 @@ def selected(frame: DataFrame, names: Collection[str]) -> DataFrame:
 def numbered(frame: DataFrame, names: Collection[str]) -> DataFrame:
     """Return some columns of a frame under the names c0, c1, ...: `mapInArrow` refuses a name with a quote or a point in it."""
     return selected(frame, names).toDF(*(f"c{place}" for place in range(len(names))))
+
+
+# %% ../nbs/parts/spark_profiles.ipynb #db59c7ff
+def _packed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield each batch as one row of bytes."""
+    for batch in batches:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as stream:
+            stream.write_batch(batch)
+        yield pa.record_batch({"batch": pa.array([sink.getvalue().to_pybytes()], pa.binary())})
+
+
+def arrow_table(frame: DataFrame) -> pa.Table:
+    """Return the rows of a frame of Spark, of 3.5 too."""
+    if hasattr(frame, "toArrow"):
+        return frame.toArrow()
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    rows = numbered(frame, frame.columns).mapInArrow(_packed, "batch binary").collect()
+    tables = [pa.ipc.open_stream(row["batch"]).read_all() for row in rows]
+    if not tables:
+        return to_arrow_schema(frame.schema).empty_table()
+    return pa.concat_tables(tables).rename_columns(frame.columns)
 
 
 # %% ../nbs/parts/spark_profiles.ipynb #7cf83385
@@ -139,14 +167,14 @@ def _edges(frame: DataFrame) -> Profile:
     share = min(1.0, SAMPLE / max(rows, 1))
     drawn = frame if share == 1 else frame.sample(share, seed=0)
     groups = [frame.columns[start : start + TOGETHER] for start in range(0, len(frame.columns), TOGETHER)]
-    found = [profile(selected(drawn, group).toArrow()) for group in groups]
+    found = [profile(arrow_table(selected(drawn, group))) for group in groups]
     return Profile(rows=0, features={name: one for part in found for name, one in part.features.items()})
 
 
 def _wanted(frame: DataFrame, columns: Collection[str] | None) -> list[str]:
     """Return the columns of a frame to profile; InputError for one that is no number, text, boolean or time."""
     names = [name for name in frame.columns if columns is None or name in columns]
-    for field in selected(frame, names).limit(0).toArrow().schema:
+    for field in arrow_table(selected(frame, names).limit(0)).schema:
         plain_type(field.name, field.type)
     return names
 

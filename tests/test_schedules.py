@@ -368,7 +368,7 @@ def test_schedule_shows_every_job_with_its_next_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--install", "azure"), "comes with the Azure ML endpoints"),
+        (("--install", "azure"), "settings.ini [azure] workspace: is not set"),
         (("--install", "systemd"), "one of cron, github would be right"),
         (("-e", "production"), "environment 'production' is not one of dev, staging, prod"),
     ],

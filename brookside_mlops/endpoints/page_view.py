@@ -18,24 +18,8 @@ from ..rollout import ENDED, Record
 from ..rollout_plan import splits, stops
 
 # %% auto #0
-__all__ = [
-    "StepState",
-    "View",
-    "DeploymentView",
-    "MirrorView",
-    "StepView",
-    "step_views",
-    "RolloutView",
-    "Driven",
-    "rollout_view",
-    "AnalysisView",
-    "analysis_view",
-    "EventView",
-    "PageView",
-    "event_view",
-    "page_view",
-]
-
+__all__ = ['StepState', 'View', 'DeploymentView', 'MirrorView', 'StepView', 'step_views', 'RolloutView', 'Driven', 'rollout_view',
+           'AnalysisView', 'analysis_view', 'EventView', 'PageView', 'event_view', 'page_view']
 
 # %% ../../nbs/parts/page_view.ipynb #98445510
 class View(BaseModel):
@@ -70,7 +54,6 @@ class MirrorView(View):
     failed: int
     rows: int
     agreed: int
-
 
 # %% ../../nbs/parts/page_view.ipynb #f8ca8eae
 StepState = Literal["done", "now", "next", "stopped"]
@@ -111,7 +94,6 @@ def step_views(record: Record) -> list[StepView]:
         StepView(name=name, state="done" if number < place else here if number == place else "next")
         for number, name in enumerate(names)
     ]
-
 
 # %% ../../nbs/parts/page_view.ipynb #be1408f9
 class RolloutView(View):
@@ -235,7 +217,6 @@ def rollout_view(driven: Driven) -> RolloutView:
         changed=moves[-1].at if moves else "",
     )
 
-
 # %% ../../nbs/parts/page_view.ipynb #70f5f869
 class AnalysisView(View):
     """The comparison of the new deployment with the stable one. Rates are shares; e-values that reach `needed` stop the rollout."""
@@ -308,7 +289,6 @@ def analysis_view(record: Record) -> AnalysisView | None:
         evidence=evidence,
         counts=counts[:1].upper() + counts[1:],
     )
-
 
 # %% ../../nbs/parts/page_view.ipynb #7b64b550
 class EventView(View):

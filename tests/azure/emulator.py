@@ -612,7 +612,13 @@ def token(emulator: Emulator, request: Request) -> Reply:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
 
     until = int(time.time()) + emulator.token_seconds
-    claims = {"aud": form.get("scope", ""), "tid": TENANT, "appid": CLIENT, "oid": CLIENT, "exp": until}
+    claims = {
+        "aud": form.get("scope", "").split(" ")[0].removesuffix("/.default"),
+        "tid": TENANT,
+        "appid": CLIENT,
+        "oid": CLIENT,
+        "exp": until,
+    }
     made = ".".join(
         (part({"alg": "none"}), part({**claims, "jti": secrets.token_hex(8)}), secrets.token_hex(16))
     )

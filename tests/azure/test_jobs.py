@@ -1,0 +1,105 @@
+"""A run is trained in Azure: sent by the real SDK, run by the command lines of its steps, fetched, and finished here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from brookside_mlops.azure_client import AzureError, ml_client
+from brookside_mlops.azure_jobs import Clock, fetch, send, sent_of, train_in_azure, trained, wait
+from brookside_mlops.azure_settings import azure_settings
+from brookside_mlops.errors import GateFailed
+from brookside_mlops.runs import Run
+from tests.azure import jobs
+from tests.azure.blobs import azurite
+from tests.azure.emulator import Emulator, Fault
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL = {"rows": 2_500, "bootstrap": 100, "train.trees": 300}
+pytestmark = pytest.mark.azure
+
+
+@pytest.fixture
+def cloud(azure: Emulator) -> Iterator[Emulator]:
+    """Yield an Azure with storage and the clusters of the environments."""
+    with azurite(azure):
+        for name in ("dev", "staging", "prod"):
+            azure.put(
+                f"{azure.workspace}/computes/train-{name}", {"properties": {"computeType": "AmlCompute"}}
+            )
+        yield azure
+        jobs.of(azure).held.set()
+        jobs.of(azure).join()
+
+
+@pytest.fixture
+def quick() -> Clock:
+    """Return a clock that lets time pass by looking at the job again soon."""
+    import time
+
+    return Clock(minutes=10, sleep=lambda seconds: time.sleep(0.2))
+
+
+def test_run_is_trained_on_the_cluster_and_goes_on_here(cloud: Emulator, project: Path, quick: Clock) -> None:
+    run = Run.create(project, "dev", "viability", SMALL)
+    said: list[str] = []
+    train_in_azure(run, azure_settings(project), said.append, quick)
+    assert trained(run), jobs.of(cloud).walks
+    assert [line.split()[0] for line in said][-1] == "completed"
+    assert (run.folder / "05_register.ipynb").exists() and (run.folder / "deployment.json").exists()
+    assert not (run.folder / "baseline").exists()
+
+
+def test_gate_that_fails_in_azure_is_told_here_with_its_numbers(
+    cloud: Emulator, project: Path, quick: Clock
+) -> None:
+    settings = (ROOT / "settings.ini").read_text().replace("min_accuracy = 0.75", "min_accuracy = 0.999")
+    (project / "settings.ini").write_text(settings)
+    run = Run.create(project, "dev", "viability", SMALL)
+    with pytest.raises(GateFailed, match=r"accuracy .*0\.999.*were not begun: https://"):
+        train_in_azure(run, azure_settings(project), lambda line: None, quick)
+    assert run.record.stages["evaluate"].verdict == "fail" and "register" not in run.record.stages
+    assert (run.folder / "04_evaluate.ipynb").exists()
+
+
+def test_job_that_takes_too_long_goes_on_and_is_found_again(cloud: Emulator, project: Path) -> None:
+    jobs.of(cloud).run = False
+    run = Run.create(project, "dev", "viability", SMALL)
+    for _ in range(2):
+        with pytest.raises(AzureError, match=r"is Preparing after 0 minutes .* --resume"):
+            train_in_azure(run, azure_settings(project), lambda line: None, Clock(minutes=0))
+    assert len(cloud.seen("PUT", "/jobs/")) == 1
+    (job,) = sent_of(run).jobs
+    assert job.name == run.id and job.link.startswith("https://ml.portal.")
+
+
+def test_compute_that_is_not_there_is_named_and_nothing_runs(azure: Emulator, project: Path) -> None:
+    with azurite(azure):
+        run = Run.create(project, "staging", "viability", SMALL)
+        with pytest.raises(AzureError, match=r"train-staging"):
+            train_in_azure(run, azure_settings(project), lambda line: None, Clock(minutes=0))
+    assert jobs.of(azure).walks == {}
+
+
+def test_job_that_somebody_removed_is_told(cloud: Emulator, project: Path) -> None:
+    jobs.of(cloud).run = False
+    run = Run.create(project, "dev", "viability", SMALL)
+    client = ml_client(azure_settings(project))
+    job = send(client, run, azure_settings(project))
+    cloud.drop(f"{cloud.workspace}/jobs/{job.name}")
+    with pytest.raises(AzureError, match="somebody removed it"):
+        wait(client, run, job, lambda line: None, Clock(minutes=0))
+
+
+def test_throttling_is_waited_out(cloud: Emulator, project: Path) -> None:
+    jobs.of(cloud).run = False
+    run = Run.create(project, "dev", "viability", SMALL)
+    client = ml_client(azure_settings(project))
+    cloud.faults.append(
+        Fault(429, "TooManyRequests", method="PUT", path="/jobs/", headers={"Retry-After": "0"})
+    )
+    job = send(client, run, azure_settings(project))
+    assert [one.status for one in cloud.seen("PUT", "/jobs/")] == [429, 201]
+    assert job.status == "Preparing" and not fetch(client, run, job)
