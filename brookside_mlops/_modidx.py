@@ -673,6 +673,96 @@ d = {
                 "brookside_mlops/azure_history.py",
             ),
         },
+        "brookside_mlops.azure_jobs": {
+            "brookside_mlops.azure_jobs.Clock": (
+                "parts/azure_jobs.html#clock",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.Sending": (
+                "parts/azure_jobs.html#sending",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.Sent": (
+                "parts/azure_jobs.html#sent",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.SentJob": (
+                "parts/azure_jobs.html#sentjob",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs._ended_badly": (
+                "parts/azure_jobs.html#_ended_badly",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs._first_line": (
+                "parts/azure_jobs.html#_first_line",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.fetch": (
+                "parts/azure_jobs.html#fetch",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.going": (
+                "parts/azure_jobs.html#going",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.note": (
+                "parts/azure_jobs.html#note",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.own_table": (
+                "parts/azure_jobs.html#own_table",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.pack_run": (
+                "parts/azure_jobs.html#pack_run",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.pipeline_of": (
+                "parts/azure_jobs.html#pipeline_of",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.plan_lines": (
+                "parts/azure_jobs.html#plan_lines",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.send": (
+                "parts/azure_jobs.html#send",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.sending_of": (
+                "parts/azure_jobs.html#sending_of",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.sent_of": (
+                "parts/azure_jobs.html#sent_of",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.stage_code": (
+                "parts/azure_jobs.html#stage_code",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.status_of": (
+                "parts/azure_jobs.html#status_of",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.take_over": (
+                "parts/azure_jobs.html#take_over",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.train_in_azure": (
+                "parts/azure_jobs.html#train_in_azure",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.trained": (
+                "parts/azure_jobs.html#trained",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.wait": (
+                "parts/azure_jobs.html#wait",
+                "brookside_mlops/azure_jobs.py",
+            ),
+        },
         "brookside_mlops.azure_monitor": {
             "brookside_mlops.azure_monitor.AlertPlan": (
                 "parts/azure_monitor.html#alertplan",
@@ -777,9 +867,55 @@ d = {
                 "brookside_mlops/azure_queries.py",
             ),
         },
+        "brookside_mlops.azure_schedules": {
+            "brookside_mlops.azure_schedules.Wanted": (
+                "parts/azure_schedules.html#wanted",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.Wanted.digest": (
+                "parts/azure_schedules.html#wanted.digest",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.Wanted.line": (
+                "parts/azure_schedules.html#wanted.line",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.Watched": (
+                "parts/azure_schedules.html#watched",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.drift_thresholds": (
+                "parts/azure_schedules.html#drift_thresholds",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.install": (
+                "parts/azure_schedules.html#install",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.monitor_of": (
+                "parts/azure_schedules.html#monitor_of",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.recurrence": (
+                "parts/azure_schedules.html#recurrence",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.scheduled_pipeline": (
+                "parts/azure_schedules.html#scheduled_pipeline",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.wanted_training": (
+                "parts/azure_schedules.html#wanted_training",
+                "brookside_mlops/azure_schedules.py",
+            ),
+        },
         "brookside_mlops.azure_settings": {
             "brookside_mlops.azure_settings.AzureSettings": (
                 "parts/azure_settings.html#azuresettings",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.AzureSettings.compute_name": (
+                "parts/azure_settings.html#azuresettings.compute_name",
                 "brookside_mlops/azure_settings.py",
             ),
             "brookside_mlops.azure_settings.AzureSettings.group_id": (
@@ -801,6 +937,40 @@ d = {
             "brookside_mlops.azure_settings.azure_settings": (
                 "parts/azure_settings.html#azure_settings",
                 "brookside_mlops/azure_settings.py",
+            ),
+        },
+        "brookside_mlops.azure_steps": {
+            "brookside_mlops.azure_steps.Begin": (
+                "parts/azure_steps.html#begin",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.Prepared": (
+                "parts/azure_steps.html#prepared",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.begun": (
+                "parts/azure_steps.html#begun",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.hand_on": (
+                "parts/azure_steps.html#hand_on",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.prepare": (
+                "parts/azure_steps.html#prepare",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.receive": (
+                "parts/azure_steps.html#receive",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.run_step": (
+                "parts/azure_steps.html#run_step",
+                "brookside_mlops/azure_steps.py",
+            ),
+            "brookside_mlops.azure_steps.take_table": (
+                "parts/azure_steps.html#take_table",
+                "brookside_mlops/azure_steps.py",
             ),
         },
         "brookside_mlops.bootstrap": {
@@ -1527,6 +1697,10 @@ d = {
                 "parts/cli_schedule.html#_install",
                 "brookside_mlops/cli_schedule.py",
             ),
+            "brookside_mlops.cli_schedule._install_azure": (
+                "parts/cli_schedule.html#_install_azure",
+                "brookside_mlops/cli_schedule.py",
+            ),
             "brookside_mlops.cli_schedule._line": (
                 "parts/cli_schedule.html#_line",
                 "brookside_mlops/cli_schedule.py",
@@ -1539,6 +1713,12 @@ d = {
                 "parts/cli_schedule.html#schedule_rows",
                 "brookside_mlops/cli_schedule.py",
             ),
+        },
+        "brookside_mlops.cli_step": {
+            "brookside_mlops.cli_step.step_command": (
+                "parts/cli_step.html#step_command",
+                "brookside_mlops/cli_step.py",
+            )
         },
         "brookside_mlops.comparison": {
             "brookside_mlops.comparison.Comparison": (
@@ -7785,6 +7965,20 @@ d = {
                 "brookside_mlops/spark_checks.py",
             ),
         },
+        "brookside_mlops.spark_entry": {
+            "brookside_mlops.spark_entry.main": (
+                "parts/spark_entry.html#main",
+                "brookside_mlops/spark_entry.py",
+            ),
+            "brookside_mlops.spark_entry.report_drift": (
+                "parts/spark_entry.html#report_drift",
+                "brookside_mlops/spark_entry.py",
+            ),
+            "brookside_mlops.spark_entry.ship": (
+                "parts/spark_entry.html#ship",
+                "brookside_mlops/spark_entry.py",
+            ),
+        },
         "brookside_mlops.spark_profiles": {
             "brookside_mlops.spark_profiles._edges": (
                 "parts/spark_profiles.html#_edges",
@@ -7802,6 +7996,10 @@ d = {
                 "parts/spark_profiles.html#_one_row",
                 "brookside_mlops/spark_profiles.py",
             ),
+            "brookside_mlops.spark_profiles._packed": (
+                "parts/spark_profiles.html#_packed",
+                "brookside_mlops/spark_profiles.py",
+            ),
             "brookside_mlops.spark_profiles._profile_batches": (
                 "parts/spark_profiles.html#_profile_batches",
                 "brookside_mlops/spark_profiles.py",
@@ -7816,6 +8014,10 @@ d = {
             ),
             "brookside_mlops.spark_profiles._without_edges": (
                 "parts/spark_profiles.html#_without_edges",
+                "brookside_mlops/spark_profiles.py",
+            ),
+            "brookside_mlops.spark_profiles.arrow_table": (
+                "parts/spark_profiles.html#arrow_table",
                 "brookside_mlops/spark_profiles.py",
             ),
             "brookside_mlops.spark_profiles.numbered": (

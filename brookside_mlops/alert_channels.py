@@ -17,7 +17,8 @@ VARIABLE = "BROOKSIDE_NOTIFY"
 MAIL = ("mailto", "mailtos")
 
 # %% auto #0
-__all__ = ['VARIABLE', 'MAIL', 'variable_of', 'notify_environ', 'unreachable']
+__all__ = ["VARIABLE", "MAIL", "variable_of", "notify_environ", "unreachable"]
+
 
 # %% ../nbs/parts/alert_channels.ipynb #60cf0e2d
 def variable_of(name: str) -> str:

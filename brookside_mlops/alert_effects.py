@@ -23,8 +23,20 @@ from .notifications import VARIABLE, Channel, Kind, Message, configured, notify
 from .retraining import RetrainRequest, request_retraining
 
 # %% auto #0
-__all__ = ['ORDER', 'TRIES', 'ROLLBACK_HOURS', 'effects_of', 'channel_variables', 'roll_back_endpoint', 'Means', 'NotDone',
-           'message_of', 'incident_for', 'carry_out', 'carry_out_all']
+__all__ = [
+    "ORDER",
+    "TRIES",
+    "ROLLBACK_HOURS",
+    "effects_of",
+    "channel_variables",
+    "roll_back_endpoint",
+    "Means",
+    "NotDone",
+    "message_of",
+    "incident_for",
+    "carry_out",
+    "carry_out_all",
+]
 
 # %% ../nbs/parts/alert_effects.ipynb #31dec8c0
 ORDER: tuple[AlertAction, ...] = ("page", "notify", "rollback", "retrain", "investigate")
@@ -59,6 +71,7 @@ def effects_of(
             )
     return found
 
+
 # %% ../nbs/parts/alert_effects.ipynb #057b92d5
 def channel_variables(names: Iterable[str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which BROOKSIDE_NOTIFY holds the addresses of these channels; of no names, as it is."""
@@ -90,6 +103,7 @@ class Means:
     rollback: Callable[[Path, str, str], str] = roll_back_endpoint
     retrain: Callable[[Path, RetrainRequest], None] = request_retraining
     limit: float = 20.0  # seconds for one channel with all its tries
+
 
 # %% ../nbs/parts/alert_effects.ipynb #d5934370
 TRIES = 5  # looks of the monitor at which a failing effect is tried
@@ -142,6 +156,7 @@ def _tell(effect: Effect, means: Means, store: AlertStore, again: bool) -> str:
 def _only(channel: Channel, environ: Mapping[str, str]) -> dict[str, str]:
     return {**environ, VARIABLE: channel.url.get_secret_value()}
 
+
 # %% ../nbs/parts/alert_effects.ipynb #975a212a
 def incident_for(effect: Effect) -> Incident:
     """Return the incident of an alert."""
@@ -181,6 +196,7 @@ def _incident(effect: Effect, means: Means, again: bool) -> str:
     return "; ".join(
         [f"{place}: {told}", *([opened.issue_url] if opened.issue_url else []), *opened.problems]
     )
+
 
 # %% ../nbs/parts/alert_effects.ipynb #ae0ff2f8
 ROLLBACK_HOURS = 24.0
@@ -223,6 +239,7 @@ def _retrain(effect: Effect, means: Means) -> str:
 
 class _Skipped(Exception):
     """An effect that is left out; the message is the reason."""
+
 
 # %% ../nbs/parts/alert_effects.ipynb #65647b2c
 def _trail(effect: Effect, means: Means, state: str, text: str) -> None:

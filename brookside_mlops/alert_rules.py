@@ -12,8 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .yaml_models import Fault, refuse
 
 # %% auto #0
-__all__ = ['Metric', 'AlertSeverity', 'AlertAction', 'RuleName', 'ChannelName', 'Minutes', 'DEFAULT_RULES', 'RuleTerms',
-           'AlertRule', 'rule_faults']
+__all__ = [
+    "Metric",
+    "AlertSeverity",
+    "AlertAction",
+    "RuleName",
+    "ChannelName",
+    "Minutes",
+    "DEFAULT_RULES",
+    "RuleTerms",
+    "AlertRule",
+    "rule_faults",
+]
 
 # %% ../nbs/parts/alert_rules.ipynb #5df00926
 Metric = Literal[
@@ -33,6 +43,7 @@ AlertAction = Literal["notify", "page", "rollback", "retrain", "investigate"]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
 ChannelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]
 Minutes = Annotated[float, Field(ge=0, le=31 * 24 * 60)]
+
 
 # %% ../nbs/parts/alert_rules.ipynb #c5c5306f
 class RuleTerms(BaseModel):
@@ -76,6 +87,7 @@ class AlertRule(RuleTerms):
         back = self.threshold if self.resolve_threshold is None else self.resolve_threshold
         return value <= back if self.comparison == "above" else value >= back
 
+
 # %% ../nbs/parts/alert_rules.ipynb #e5948600
 def rule_faults(rule: AlertRule) -> list[Fault]:
     """Return what in a rule contradicts itself."""
@@ -100,6 +112,7 @@ def rule_faults(rule: AlertRule) -> list[Fault]:
             Fault(("inhibits",), list(rule.inhibits), "holds the rule itself; allowed: other rules")
         )
     return faults
+
 
 # %% ../nbs/parts/alert_rules.ipynb #947bf23e
 DEFAULT_RULES: tuple[AlertRule, ...] = (

@@ -19,7 +19,7 @@ from .databases import write_ahead
 from .errors import MachineError
 
 # %% auto #0
-__all__ = ['EffectStatus', 'HOLDS', 'Effect', 'AlertStore']
+__all__ = ["EffectStatus", "HOLDS", "Effect", "AlertStore"]
 
 # %% ../nbs/parts/alert_store.ipynb #1ea84608
 EffectStatus = Literal["due", "begun", "done", "failed", "skipped"]
@@ -40,6 +40,7 @@ class Effect(BaseModel):
     tries: int = 0
     outcome: str = ""
     memo: dict[str, Any] = Field(default_factory=dict)
+
 
 # %% ../nbs/parts/alert_store.ipynb #a083351b
 _TABLES = """

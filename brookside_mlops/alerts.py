@@ -16,9 +16,29 @@ from pydantic import BaseModel, ConfigDict, Field
 from .alert_rules import AlertRule, AlertSeverity
 
 # %% auto #0
-__all__ = ['STEP', 'Phase', 'EventKind', 'PATIENCE', 'FLAPS', 'FLAP_HOURS', 'FLAP_CALM', 'RuleState', 'AlertState', 'Silence',
-           'clock_text', 'AlertEvent', 'number_text', 'metric_text', 'rule_text', 'flap_window', 'flaps', 'step',
-           'inhibited', 'evaluate', 'replay']
+__all__ = [
+    "STEP",
+    "Phase",
+    "EventKind",
+    "PATIENCE",
+    "FLAPS",
+    "FLAP_HOURS",
+    "FLAP_CALM",
+    "RuleState",
+    "AlertState",
+    "Silence",
+    "clock_text",
+    "AlertEvent",
+    "number_text",
+    "metric_text",
+    "rule_text",
+    "flap_window",
+    "flaps",
+    "step",
+    "inhibited",
+    "evaluate",
+    "replay",
+]
 
 # %% ../nbs/parts/alerts.ipynb #06aa6273
 STEP = 60.0  # seconds between two moments
@@ -75,6 +95,7 @@ def clock_text(at: float) -> str:
     """Return a time as people read it."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
+
 # %% ../nbs/parts/alerts.ipynb #fc742b9a
 EventKind = Literal["open", "tell", "escalate", "resolve", "withdraw"]
 
@@ -130,6 +151,7 @@ def rule_text(rule: AlertRule, value: float | None) -> str:
     lasting = f" for {rule.for_minutes:g} min" if rule.for_minutes else ""
     limit = f"{rule.comparison} {number_text(rule.metric, rule.threshold)}{lasting}"
     return f"{metric_text(rule.metric, value)} (alert: {limit})"
+
 
 # %% ../nbs/parts/alerts.ipynb #5b1a227e
 PATIENCE = 300.0  # seconds without data that a pending rule bears at least
@@ -193,6 +215,7 @@ def step(rule: AlertRule, one: RuleState, value: float | None, now: float, elaps
     one = replace(one, value=value, missing=0.0, gap=one.gap + lost, calm=0.0 if lost else one.calm)
     return (_while_open if one.phase == "open" else _while_closed)(rule, one, value, now)
 
+
 # %% ../nbs/parts/alerts.ipynb #df31f29d
 def inhibited(rules: Sequence[AlertRule], states: Mapping[str, RuleState]) -> dict[str, str]:
     """Return the rules that are held back, each with the rule that does it."""
@@ -250,6 +273,7 @@ def _told(
     ]
     return one, events
 
+
 # %% ../nbs/parts/alerts.ipynb #115cdeef
 def evaluate(
     rules: Sequence[AlertRule],
@@ -290,6 +314,7 @@ def evaluate(
         moved[rule.name], said = _told(rule, moved[rule.name], before[rule.name], held, now)
         events += said
     return AlertState(now, moved), events
+
 
 # %% ../nbs/parts/alerts.ipynb #f6b228dc
 def replay(

@@ -20,7 +20,7 @@ from .profiles import FeatureProfile
 from .reference import Reference
 
 # %% auto #0
-__all__ = ['Floats', 'ROWS', 'quantile', 'put_back', 'FeatureEffect', 'Attribution', 'attribute']
+__all__ = ["Floats", "ROWS", "quantile", "put_back", "FeatureEffect", "Attribution", "attribute"]
 
 # %% ../nbs/parts/attribution.ipynb #8abc2756
 Floats = NDArray[np.float64]
@@ -109,6 +109,7 @@ def put_back(
 def _word(value: Any) -> str:
     """Return a level as profiles name it."""
     return str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+
 
 # %% ../nbs/parts/attribution.ipynb #86a597cc
 ROWS = 5_000

@@ -37,7 +37,16 @@ from .files import replacing, write_text
 _all_ = ["AuditEvent", "AuditRow", "Verification"]
 
 # %% auto #0
-__all__ = ['looks_secret', 'check_details', 'os_user', 'AuditLog', 'audit_log', 'AuditEvent', 'AuditRow', 'Verification']
+__all__ = [
+    "looks_secret",
+    "check_details",
+    "os_user",
+    "AuditLog",
+    "audit_log",
+    "AuditEvent",
+    "AuditRow",
+    "Verification",
+]
 
 # %% ../nbs/parts/audit.ipynb #edb0a257
 _SECRETS = re.compile(
@@ -68,6 +77,7 @@ def check_details(details: Any, place: str = "details", depth: int = 0) -> None:
         for one in details:
             check_details(one, place, depth + 1)
 
+
 # %% ../nbs/parts/audit.ipynb #da65b676
 _TABLE = """
 create table audit (
@@ -93,6 +103,7 @@ def os_user() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return f"uid {os.getuid()}"
+
 
 # %% ../nbs/parts/audit.ipynb #bf9e04eb
 class AuditLog:

@@ -15,8 +15,22 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 # %% auto #0
-__all__ = ['AuditEvent', 'EVENTS', 'FIRST', 'Hash', 'COLUMNS', 'AuditRow', 'canonical', 'row_hash', 'Link', 'to_row', 'to_link',
-           'Head', 'Verification', 'verify_rows']
+__all__ = [
+    "AuditEvent",
+    "EVENTS",
+    "FIRST",
+    "Hash",
+    "COLUMNS",
+    "AuditRow",
+    "canonical",
+    "row_hash",
+    "Link",
+    "to_row",
+    "to_link",
+    "Head",
+    "Verification",
+    "verify_rows",
+]
 
 # %% ../nbs/parts/audit_chain.ipynb #ad8208f0
 AuditEvent = Literal[
@@ -70,6 +84,7 @@ def row_hash(fields: Mapping[str, Any]) -> str:
     rest = {name: value for name, value in fields.items() if name != "hash"}
     return hashlib.sha256(canonical(rest).encode("utf-8")).hexdigest()
 
+
 # %% ../nbs/parts/audit_chain.ipynb #bc18eacd
 @dataclass(frozen=True)
 class Link:
@@ -116,6 +131,7 @@ def to_link(stored: Sequence[Any]) -> Link:
             return Link(number, other, previous, digest, moved)
     changed = f"row {number} was changed: its content does not have its hash"
     return Link(number, number, previous, digest, changed)
+
 
 # %% ../nbs/parts/audit_chain.ipynb #7e6cb4c9
 class Head(BaseModel):

@@ -16,9 +16,29 @@ from .azure_queries import OF_MONITOR, alert_query
 from .monitoring_sections import Alerting
 
 # %% auto #0
-__all__ = ['NAMESPACE', 'SEVERITIES', 'TAG', 'OWNER', 'Kind', 'What', 'Desired', 'Place', 'duration', 'at_least', 'metric_alert',
-           'alert_name', 'periods', 'scheduled_query', 'action_group', 'desired_alerts', 'left_to_monitor', 'Change',
-           'differences', 'is_ours', 'changes']
+__all__ = [
+    "NAMESPACE",
+    "SEVERITIES",
+    "TAG",
+    "OWNER",
+    "Kind",
+    "What",
+    "Desired",
+    "Place",
+    "duration",
+    "at_least",
+    "metric_alert",
+    "alert_name",
+    "periods",
+    "scheduled_query",
+    "action_group",
+    "desired_alerts",
+    "left_to_monitor",
+    "Change",
+    "differences",
+    "is_ours",
+    "changes",
+]
 
 # %% ../nbs/parts/azure_alerts.ipynb #48a1e2fa
 _METRICS: Mapping[Metric, str] = {
@@ -77,6 +97,7 @@ def at_least(minutes: float, allowed: Sequence[int]) -> int:
     """Return the smallest allowed number of minutes that is not less; the largest where all are."""
     return next((one for one in allowed if one >= minutes), allowed[-1])
 
+
 # %% ../nbs/parts/azure_alerts.ipynb #f381c552
 _WINDOWS = (1, 5, 15, 30, 60, 360, 720, 1440)
 
@@ -129,6 +150,7 @@ def _description(rule: AlertRule) -> str:
     others = [one for one in rule.actions if one not in ("notify", "page")]
     more = f" {' and '.join(others)}: brookside-mlops monitor does that." if others else ""
     return f"{rule.metric} {rule.comparison} {rule.threshold:g} for {rule.for_minutes:g} minutes.{more}"
+
 
 # %% ../nbs/parts/azure_alerts.ipynb #fc50eef4
 _FREQUENCIES = (5, 10, 15, 30, 60)
@@ -187,6 +209,7 @@ def scheduled_query(rule: AlertRule, place: Place) -> Desired:
     }
     return Desired(kind="scheduled query", name=alert_name(rule, place), content=content)
 
+
 # %% ../nbs/parts/azure_alerts.ipynb #f7c8a79d
 def action_group(alerting: Alerting, place: Place) -> Desired:
     """Return the action group with the mail addresses of all channels."""
@@ -231,6 +254,7 @@ def left_to_monitor(rules: Iterable[AlertRule], alerting: Alerting) -> list[str]
     if not any(channel.to for channel in alerting.channels.values()):
         said.append("nobody is told by Azure: no channel of the configuration has mail addresses (`to`)")
     return said
+
 
 # %% ../nbs/parts/azure_alerts.ipynb #6e3f95f3
 What = Literal["create", "change", "delete", "same", "foreign"]

@@ -19,8 +19,22 @@ from .azure_monitor import asking
 from .azure_settings import AzureSettings, azure_settings
 
 # %% auto #0
-__all__ = ['TAGS', 'TRAFFIC_LOGS', 'Resource', 'short_name', 'cluster', 'diagnostics', 'desired_resources', 'Step', 'steps',
-           'read_resource', 'tenant_of', 'make', 'plan_bootstrap', 'apply_bootstrap']
+__all__ = [
+    "TAGS",
+    "TRAFFIC_LOGS",
+    "Resource",
+    "short_name",
+    "cluster",
+    "diagnostics",
+    "desired_resources",
+    "Step",
+    "steps",
+    "read_resource",
+    "tenant_of",
+    "make",
+    "plan_bootstrap",
+    "apply_bootstrap",
+]
 
 # %% ../nbs/parts/azure_bootstrap.ipynb #eb623867
 TAGS = {TAG: OWNER}
@@ -205,6 +219,7 @@ def desired_resources(
         wanted.append(Resource("action group", place.action_group_id, "2023-01-01", group.content))
     return wanted + [diagnostics(found, one, logs) for one in endpoints]
 
+
 # %% ../nbs/parts/azure_bootstrap.ipynb #c18334a3
 @dataclass(frozen=True)
 class Step:
@@ -246,6 +261,7 @@ def steps(wanted: Sequence[Resource], there: Mapping[str, Mapping[str, Any]]) ->
 def _compared(one: Resource) -> Any:
     """Return what of a resource is compared: Azure does not say again what a registry was made with."""
     return {"tags": one.content["tags"]} if one.what == "registry" else one.content
+
 
 # %% ../nbs/parts/azure_bootstrap.ipynb #7d501560
 def read_resource(arm: Arm, path: str, version: str) -> dict[str, Any] | None:

@@ -19,8 +19,21 @@ if TYPE_CHECKING:
     from azure.core.rest import HttpResponse
 
 # %% auto #0
-__all__ = ['CLOUD', 'METADATA', 'AUTHORITY', 'PUBLIC', 'KNOWN', 'AzureError', 'Cloud', 'cloud_of', 'current_cloud', 'credential',
-           'ml_client', 'manager', 'Arm']
+__all__ = [
+    "CLOUD",
+    "METADATA",
+    "AUTHORITY",
+    "PUBLIC",
+    "KNOWN",
+    "AzureError",
+    "Cloud",
+    "cloud_of",
+    "current_cloud",
+    "credential",
+    "ml_client",
+    "manager",
+    "Arm",
+]
 
 # %% ../nbs/parts/azure_client.ipynb #abd875ca
 CLOUD, METADATA, AUTHORITY = "AZUREML_CURRENT_CLOUD", "ARM_CLOUD_METADATA_URL", "AZURE_AUTHORITY_HOST"
@@ -101,6 +114,7 @@ def current_cloud(environ: Mapping[str, str] = os.environ) -> Cloud:
         raise InputError(f"{METADATA}: {address} cannot be read: {type(error).__name__}") from None
     return cloud_of(content, address)
 
+
 # %% ../nbs/parts/azure_client.ipynb #ca71f1ae
 def credential() -> TokenCredential:
     """Return who we are: workload identity, managed identity, or the sign-in of a person, whichever is there first."""
@@ -111,6 +125,7 @@ def credential() -> TokenCredential:
     host = host if "://" in host else f"https://{host}"
     private = host.rstrip("/") not in {one.login for one in KNOWN.values()}
     return DefaultAzureCredential(authority=host, disable_instance_discovery=private)
+
 
 # %% ../nbs/parts/azure_client.ipynb #44474724
 def ml_client(found: AzureSettings, registry: bool = False) -> MLClient:

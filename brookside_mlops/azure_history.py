@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from brookside_mlops.monitoring_predictions import PredictionMetrics
 
 # %% auto #0
-__all__ = ['Row', 'PARTS', 'logs_client', 'rows_of', 'window_of', 'predictions_of', 'read_azure_dashboard']
+__all__ = ["Row", "PARTS", "logs_client", "rows_of", "window_of", "predictions_of", "read_azure_dashboard"]
 
 # %% ../nbs/parts/azure_history.ipynb #74378187
 Row = Mapping[str, Any]
@@ -105,6 +105,7 @@ def predictions_of(sums: Sequence[Row], classes: Sequence[Row]) -> list[Predicti
                 )
             )
     return found
+
 
 # %% ../nbs/parts/azure_history.ipynb #ca60467f
 PARTS = 288

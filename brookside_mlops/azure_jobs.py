@@ -27,9 +27,35 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
 # %% auto #0
-__all__ = ['PIPELINE', 'FILES', 'JOBS', 'ENDED', 'FILE', 'Said', 'LOOK_SECONDS', 'stage_code', 'pack_run', 'own_table', 'Sending',
-           'pipeline_of', 'SentJob', 'Sent', 'sent_of', 'note', 'sending_of', 'plan_lines', 'send', 'status_of',
-           'Clock', 'wait', 'fetch', 'take_over', 'trained', 'going', 'train_in_azure']
+__all__ = [
+    "PIPELINE",
+    "FILES",
+    "JOBS",
+    "ENDED",
+    "FILE",
+    "Said",
+    "LOOK_SECONDS",
+    "stage_code",
+    "pack_run",
+    "own_table",
+    "Sending",
+    "pipeline_of",
+    "SentJob",
+    "Sent",
+    "sent_of",
+    "note",
+    "sending_of",
+    "plan_lines",
+    "send",
+    "status_of",
+    "Clock",
+    "wait",
+    "fetch",
+    "take_over",
+    "trained",
+    "going",
+    "train_in_azure",
+]
 
 # %% ../nbs/parts/azure_jobs.ipynb #5c819061
 PIPELINE = "azure-ml/pipelines/ml-training-pipeline.yml"
@@ -81,6 +107,7 @@ def own_table(run: Run) -> None:
     if name != "portfolio" and table.resolve().parent != run.folder / SOURCE:
         take_table(run, table)
 
+
 # %% ../nbs/parts/azure_jobs.ipynb #72c43676
 @dataclass(frozen=True)
 class Sending:
@@ -119,6 +146,7 @@ def pipeline_of(document: Mapping[str, Any], sending: Sending) -> dict[str, Any]
         "inputs": {**document["inputs"], **given, "run_in": {"type": "uri_folder", "path": sending.folder}},
         "jobs": jobs,
     }
+
 
 # %% ../nbs/parts/azure_jobs.ipynb #8c22457e
 class SentJob(BaseModel):
@@ -185,6 +213,7 @@ def plan_lines(run: Run, found: AzureSettings) -> list[str]:
         f"outputs     {sending.outputs}",
     ]
 
+
 # %% ../nbs/parts/azure_jobs.ipynb #14a71dad
 def send(client: MLClient, run: Run, found: AzureSettings) -> SentJob:
     """Send a run to Azure as a pipeline job, and return the job. Raises AzureError where Azure refuses it."""
@@ -219,6 +248,7 @@ def status_of(job: Any) -> str:
 def _first_line(error: BaseException) -> str:
     """Return the first line of what an error says."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
 
 # %% ../nbs/parts/azure_jobs.ipynb #3ce888b2
 Said = Callable[[str], None]
@@ -265,6 +295,7 @@ def wait(client: MLClient, run: Run, job: SentJob, say: Said, clock: Clock) -> S
             )
         clock.sleep(LOOK_SECONDS)
 
+
 # %% ../nbs/parts/azure_jobs.ipynb #0bc2308c
 def fetch(client: MLClient, run: Run, job: SentJob) -> bool:
     """Take the newest state of a run from the outputs of its job; return whether there was any."""
@@ -306,6 +337,7 @@ def _ended_badly(run: Run, job: SentJob, fetched: bool) -> AzureError | GateFail
         f"job {job.name} ended as {job.status}. Its page says at which step, with the log: {job.link}. "
         f"Send it again: brookside-mlops run --resume {run.id}"
     )
+
 
 # %% ../nbs/parts/azure_jobs.ipynb #8e939d48
 def trained(run: Run) -> bool:

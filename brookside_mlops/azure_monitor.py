@@ -28,8 +28,22 @@ if TYPE_CHECKING:
     from azure.mgmt.monitor import MonitorManagementClient
 
 # %% auto #0
-__all__ = ['ADVICE', 'LOGS_VERSION', 'ML_VERSION', 'asking', 'monitor_client', 'read_alerts', 'write_alert', 'delete_alert',
-           'logs_resource', 'place_of', 'AlertPlan', 'plan_alerts', 'apply_alerts', 'alert_plans']
+__all__ = [
+    "ADVICE",
+    "LOGS_VERSION",
+    "ML_VERSION",
+    "asking",
+    "monitor_client",
+    "read_alerts",
+    "write_alert",
+    "delete_alert",
+    "logs_resource",
+    "place_of",
+    "AlertPlan",
+    "plan_alerts",
+    "apply_alerts",
+    "alert_plans",
+]
 
 # %% ../nbs/parts/azure_monitor.ipynb #e2286156
 ADVICE = {
@@ -70,6 +84,7 @@ def monitor_client(found: AzureSettings) -> MonitorManagementClient:
     found.need("subscription")
     return MonitorManagementClient(credential(), found.subscription, **manager())
 
+
 # %% ../nbs/parts/azure_monitor.ipynb #0e69bdc9
 _MODELS: Mapping[Kind, tuple[str, str]] = {
     "action group": ("action_groups", "ActionGroupResource"),
@@ -102,6 +117,7 @@ def delete_alert(client: MonitorManagementClient, group: str, change: Change) ->
     """Delete one resource of ours. Raises AzureError."""
     with asking(f"{change.kind} {change.name}"):
         getattr(client, _MODELS[change.kind][0]).delete(group, change.name)
+
 
 # %% ../nbs/parts/azure_monitor.ipynb #ebcd6b05
 LOGS_VERSION, ML_VERSION = "2023-09-01", "2024-10-01"
@@ -138,6 +154,7 @@ def place_of(found: AzureSettings, endpoint: str, environment: str, arm: Arm) ->
         action_group=found.action_group,
         location=location,
     )
+
 
 # %% ../nbs/parts/azure_monitor.ipynb #c9bc6d6f
 @dataclass(frozen=True)

@@ -6,14 +6,32 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import get_args
 
 from .alert_rules import Metric
 
 # %% auto #0
-__all__ = ['TRAFFIC', 'METRICS', 'ROWS', 'VALUES', 'SQUARES', 'BELOW', 'WATCHED', 'OF_MONITOR', 'literal', 'moment',
-           'requests_query', 'counts_query', 'whole_query', 'parts_query', 'deployments_query', 'predictions_query',
-           'classes_query', 'watched_query', 'alert_query']
+__all__ = [
+    "TRAFFIC",
+    "METRICS",
+    "ROWS",
+    "VALUES",
+    "SQUARES",
+    "BELOW",
+    "WATCHED",
+    "OF_MONITOR",
+    "literal",
+    "moment",
+    "requests_query",
+    "counts_query",
+    "whole_query",
+    "parts_query",
+    "deployments_query",
+    "predictions_query",
+    "classes_query",
+    "watched_query",
+    "alert_query",
+]
+
 
 # %% ../nbs/parts/azure_queries.ipynb #b193841e
 def literal(text: str) -> str:
@@ -25,6 +43,7 @@ def literal(text: str) -> str:
 def moment(at: datetime) -> str:
     """Return a time as a value of Kusto, in UTC."""
     return f"datetime({at.astimezone(UTC).isoformat(timespec='microseconds').replace('+00:00', 'Z')})"
+
 
 # %% ../nbs/parts/azure_queries.ipynb #0d859af9
 TRAFFIC = "AmlOnlineEndpointTrafficLog"
@@ -85,6 +104,7 @@ def deployments_query(endpoint: str) -> str:
     by deployment = DeploymentName
 | order by deployment asc"""
 
+
 # %% ../nbs/parts/azure_queries.ipynb #e4497b30
 METRICS = "AppMetrics"
 ROWS = (
@@ -122,6 +142,7 @@ def classes_query(endpoint: str) -> str:
 def watched_query(endpoint: str, metric: Metric) -> str:
     """Return the query for a number as the monitor saw it last, as `value`."""
     return f"{_ours(WATCHED + metric, endpoint)}\n| top 1 by TimeGenerated desc\n| project value = Sum"
+
 
 # %% ../nbs/parts/azure_queries.ipynb #c92d576d
 _SHARES = {

@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from brookside_mlops.monitoring_sections import DriftMethods, Profile
 
 # %% auto #0
-__all__ = ['recurrence', 'Wanted', 'wanted_training', 'scheduled_pipeline', 'install', 'drift_thresholds', 'Watched',
-           'monitor_of']
+__all__ = [
+    "recurrence",
+    "Wanted",
+    "wanted_training",
+    "scheduled_pipeline",
+    "install",
+    "drift_thresholds",
+    "Watched",
+    "monitor_of",
+]
+
 
 # %% ../nbs/parts/azure_schedules.ipynb #c377f7ea
 def recurrence(schedule: Schedule) -> dict[str, Any]:
@@ -43,6 +52,7 @@ def recurrence(schedule: Schedule) -> dict[str, Any]:
             "schedule": {**at, "month_days": [min(1 + 7 * schedule.week, 28)]},
         }
     return {"frequency": "day", "interval": 1, "schedule": at}
+
 
 # %% ../nbs/parts/azure_schedules.ipynb #a0546889
 @dataclass(frozen=True)
@@ -119,6 +129,7 @@ def install(client: MLClient, project: Path, wanted: Wanted) -> bool:
         raise AzureError(f"Azure did not take the schedule {wanted.name}: {said}") from None
     return True
 
+
 # %% ../nbs/parts/azure_schedules.ipynb #021ff73a
 def drift_thresholds(how: DriftMethods) -> tuple[dict[str, float], dict[str, float]]:
     """Return the metric and threshold of numbers, and of categories, under the names of Azure."""
@@ -148,8 +159,9 @@ class Watched:
 def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
     """Return the monitor of a deployment, as the configuration of its environment has it."""
     from azure.ai.ml import Input
-    from azure.ai.ml import entities as ml
+    from azure.ai.ml import entities
 
+    ml: Any = entities  # its annotations say less than its classes take
     numbers, categories = drift_thresholds(profile.data_drift.methods)
     missing = profile.data_drift.methods.missing
     reference = ml.ReferenceData(
@@ -183,7 +195,7 @@ def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
     }
     when = recurrence(parse_schedule(profile.data_drift.schedule))
     pattern = ml.RecurrencePattern(**when["schedule"]) if "schedule" in when else None
-    return ml.MonitorSchedule(
+    monitor: MonitorSchedule = ml.MonitorSchedule(
         name=f"brookside-monitor-{watched.endpoint}",
         trigger=ml.RecurrenceTrigger(
             frequency=when["frequency"], interval=when["interval"], schedule=pattern
@@ -197,3 +209,4 @@ def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
             monitoring_signals=signals,
         ),
     )
+    return monitor

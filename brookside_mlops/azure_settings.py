@@ -16,7 +16,7 @@ from .errors import InputError
 from .settings import read_section
 
 # %% auto #0
-__all__ = ['PREFIX', 'SECTION', 'AzureSettings', 'azure_settings']
+__all__ = ["PREFIX", "SECTION", "AzureSettings", "azure_settings"]
 
 # %% ../nbs/parts/azure_settings.ipynb #c7a344b4
 PREFIX = "BROOKSIDE_AZURE_"
@@ -70,6 +70,7 @@ class AzureSettings(BaseModel):
 def _missing(key: str) -> str:
     """Return what to do about a key that is not set."""
     return f"settings.ini [{SECTION}] {key}: is not set; write it there, or set {PREFIX}{key.upper()}"
+
 
 # %% ../nbs/parts/azure_settings.ipynb #4c4d5f50
 def azure_settings(project: Path, environ: Mapping[str, str] = os.environ) -> AzureSettings:

@@ -22,8 +22,21 @@ if TYPE_CHECKING:
     from brookside_mlops.pipeline import Listener
 
 # %% auto #0
-__all__ = ['PREPARE', 'STEPS', 'FIRST', 'SOURCE', 'BASELINE', 'receive', 'take_table', 'hand_on', 'Prepared', 'prepare', 'Begin',
-           'begun', 'run_step']
+__all__ = [
+    "PREPARE",
+    "STEPS",
+    "FIRST",
+    "SOURCE",
+    "BASELINE",
+    "receive",
+    "take_table",
+    "hand_on",
+    "Prepared",
+    "prepare",
+    "Begin",
+    "begun",
+    "run_step",
+]
 
 # %% ../nbs/parts/azure_steps.ipynb #120cffc3
 PREPARE = "prepare"
@@ -31,6 +44,7 @@ STEPS = (*STAGES[:5], PREPARE)
 FIRST = STEPS[0]
 SOURCE, BASELINE = "source", "baseline"  # folders of a run: its table, and the bundle that serves now
 _STAYS = {".lock", "project", SOURCE}  # what a step does not give on
+
 
 # %% ../nbs/parts/azure_steps.ipynb #ff0f1da6
 def receive(project: Path, source: Path) -> Run:
@@ -57,6 +71,7 @@ def take_table(run: Run, table: Path) -> None:
         record.parameters = {name: value for name, value in record.parameters.items() if name != "data"}
         record.parameters["validate.data"] = str(copy.relative_to(run.project.resolve()))
 
+
 # %% ../nbs/parts/azure_steps.ipynb #e5b8e8b0
 def hand_on(run: Run, out: Path) -> None:
     """Copy a run folder to where the next step takes it from; run.json comes last, so that half a folder is no run."""
@@ -68,6 +83,7 @@ def hand_on(run: Run, out: Path) -> None:
             shutil.copytree(path, out / name, dirs_exist_ok=True, copy_function=shutil.copyfile)
         else:
             shutil.copyfile(path, out / name)
+
 
 # %% ../nbs/parts/azure_steps.ipynb #0187dae4
 class Prepared(BaseModel):
@@ -122,6 +138,7 @@ def prepare(run: Run) -> Prepared:
     )
     write_json(run.folder / "deployment.json", found.model_dump(mode="json"))
     return found
+
 
 # %% ../nbs/parts/azure_steps.ipynb #5dc5d430
 @dataclass(frozen=True)

@@ -13,8 +13,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 # %% auto #0
-__all__ = ['Floats', 'Bools', 'BATCH_CELLS', 'Resampling', 'batches', 'Statistic', 'ratio', 'of_sums', 'Estimate', 'interval',
-           'bounded', 'estimate']
+__all__ = [
+    "Floats",
+    "Bools",
+    "BATCH_CELLS",
+    "Resampling",
+    "batches",
+    "Statistic",
+    "ratio",
+    "of_sums",
+    "Estimate",
+    "interval",
+    "bounded",
+    "estimate",
+]
 
 # %% ../nbs/parts/bootstrap.ipynb #c929dda4
 Floats = NDArray[np.float64]
@@ -41,6 +53,7 @@ def batches(rows: int, resampling: Resampling) -> Iterator[Floats]:
         count = min(size, resampling.resamples - start)
         drawn = generator.integers(0, rows, size=(count, rows)) + rows * np.arange(count)[:, None]
         yield np.bincount(drawn.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float64)
+
 
 # %% ../nbs/parts/bootstrap.ipynb #716096c4
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ def ratio(
 def of_sums(columns: Floats, combine: Callable[[Floats], Floats], biased: bool = False) -> Statistic:
     """Return `combine` of the weighted sums [resamples, columns] of `columns` [rows, columns]."""
     return Statistic(lambda weights: combine(weights @ columns), biased=biased)
+
 
 # %% ../nbs/parts/bootstrap.ipynb #8545446c
 class Estimate(BaseModel):

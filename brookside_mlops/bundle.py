@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,8 @@ from .files import sha256
 from .usecases import Task
 
 # %% auto #0
-__all__ = ['BundleColumn', 'BundleInfo', 'Bundle']
+__all__ = ["BundleColumn", "BundleInfo", "Bundle"]
+
 
 # %% ../nbs/parts/bundle.ipynb #deb4100f
 class BundleColumn(BaseModel):
@@ -54,13 +54,13 @@ class BundleInfo(BaseModel):
     score: bool = False
     sha256: str
 
+
 # %% ../nbs/parts/bundle.ipynb #fd2c0f7a
 class Bundle:
     """An opened bundle. `Bundle.open(folder)` checks it and loads the graph."""
 
     def __init__(self, info: BundleInfo, graph: bytes) -> None:
         """Load a graph; one thread, since the endpoint runs several workers."""
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would tell Microsoft of each session
         import onnxruntime
 

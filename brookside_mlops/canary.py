@@ -15,8 +15,26 @@ from .endpoints.protocol import Counts
 from .evidence import Comparison, add_stretch, difference_interval
 
 # %% auto #0
-__all__ = ['Share', 'WINDOWS', 'DRAWN', 'Cause', 'CHANCE', 'Action', 'Rules', 'Look', 'Point', 'Evidence', 'observe', 'window',
-           'above', 'guardrails', 'prediction_drift', 'Step', 'Decision', 'decide']
+__all__ = [
+    "Share",
+    "WINDOWS",
+    "DRAWN",
+    "Cause",
+    "CHANCE",
+    "Action",
+    "Rules",
+    "Look",
+    "Point",
+    "Evidence",
+    "observe",
+    "window",
+    "above",
+    "guardrails",
+    "prediction_drift",
+    "Step",
+    "Decision",
+    "decide",
+]
 
 # %% ../nbs/parts/canary.ipynb #a3ca797b
 Share = float
@@ -41,6 +59,7 @@ class Rules(BaseModel):
         """Return the rules with all durations multiplied."""
         names = ("error_seconds", "availability_seconds", "latency_seconds")
         return self.model_copy(update={name: getattr(self, name) * scale for name in names})
+
 
 # %% ../nbs/parts/canary.ipynb #7f8f240d
 class Look(BaseModel):
@@ -126,6 +145,7 @@ def window(evidence: Evidence, seconds: float) -> Counts | None:
             found = found + look.canary
     return found
 
+
 # %% ../nbs/parts/canary.ipynb #2ecefc84
 Cause = Literal["", "error_rate", "availability", "latency", "worse_errors", "worse_latency"]
 
@@ -169,6 +189,7 @@ def _time(seconds: float) -> str:
     """Return a duration as people say it."""
     return f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.3g} s"
 
+
 # %% ../nbs/parts/canary.ipynb #ec75c7d3
 def prediction_drift(canary: Counts, stable: Counts) -> list[str]:
     """Return what differs in the predictions, in words: shares of classes, and the mean in standard deviations."""
@@ -200,6 +221,7 @@ def prediction_drift(canary: Counts, stable: Counts) -> list[str]:
         if abs(gap) > 3.3 * noise and abs(gap) >= 0.2 * width and gap:
             found.append(f"mean prediction {means[0]:.4g} against {means[1]:.4g}")
     return found
+
 
 # %% ../nbs/parts/canary.ipynb #dd4e9a91
 Action = Literal["continue", "promote", "abort", "inconclusive"]

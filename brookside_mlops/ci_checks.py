@@ -19,7 +19,7 @@ from typing import Any
 from .errors import GateFailed, InputError, MachineError
 
 # %% auto #0
-__all__ = ['SHELL', 'checks_of', 'Checked', 'run_checks', 'need_passed', 'advisories', 'ask_advisories']
+__all__ = ["SHELL", "checks_of", "Checked", "run_checks", "need_passed", "advisories", "ask_advisories"]
 
 # %% ../nbs/parts/ci_checks.ipynb #31ecb39e
 SHELL = set("|&;<>$`")
@@ -45,6 +45,7 @@ def checks_of(project: Path, name: str) -> list[list[str]]:
             )
         found.append(words)
     return found
+
 
 # %% ../nbs/parts/ci_checks.ipynb #c67f12d6
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def need_passed(name: str, found: Iterable[Checked]) -> None:
     failed = [one.command for one in found if one.status]
     if failed:
         raise GateFailed(f"{name}: {len(failed)} failed: {'; '.join(failed)}")
+
 
 # %% ../nbs/parts/ci_checks.ipynb #9b317deb
 def advisories(report: Mapping[str, Any], own: str = "brookside-mlops") -> tuple[list[str], list[str]]:

@@ -17,7 +17,8 @@ from .files import write_text
 Host = Literal["github", "azure-devops", "shell"]
 
 # %% auto #0
-__all__ = ['Host', 'host_of', 'output_lines', 'tell_outputs', 'tell_summary']
+__all__ = ["Host", "host_of", "output_lines", "tell_outputs", "tell_summary"]
+
 
 # %% ../nbs/parts/ci_host.ipynb #f6a0ab91
 def host_of(environ: Mapping[str, str]) -> Host:
@@ -25,6 +26,7 @@ def host_of(environ: Mapping[str, str]) -> Host:
     if environ.get("GITHUB_ACTIONS") == "true":
         return "github"
     return "azure-devops" if environ.get("TF_BUILD", "").lower() == "true" else "shell"
+
 
 # %% ../nbs/parts/ci_host.ipynb #2fc8982c
 def output_lines(host: Host, values: Mapping[str, str]) -> list[str]:
@@ -37,6 +39,7 @@ def output_lines(host: Host, values: Mapping[str, str]) -> list[str]:
             f"##vso[task.setvariable variable={name};isOutput=true]{value}" for name, value in values.items()
         ]
     return [f"{name}={value}" for name, value in values.items()]
+
 
 # %% ../nbs/parts/ci_host.ipynb #9a56d207
 def _append(path: str, text: str) -> None:
@@ -52,6 +55,7 @@ def tell_outputs(values: Mapping[str, str], environ: Mapping[str, str] = os.envi
     if host == "github" and environ.get("GITHUB_OUTPUT"):
         _append(environ["GITHUB_OUTPUT"], text)
     return text
+
 
 # %% ../nbs/parts/ci_host.ipynb #3f042ee9
 def tell_summary(name: str, text: str, environ: Mapping[str, str] = os.environ) -> str:

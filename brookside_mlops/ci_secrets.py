@@ -16,7 +16,17 @@ from typing import Any
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['UNUSED', 'ALLOWED', 'texts_of', 'Finding', 'secrets_in', 'allowed_in', 'not_allowed', 'files_to_scan']
+__all__ = [
+    "UNUSED",
+    "ALLOWED",
+    "texts_of",
+    "Finding",
+    "secrets_in",
+    "allowed_in",
+    "not_allowed",
+    "files_to_scan",
+]
+
 
 # %% ../nbs/parts/ci_secrets.ipynb #a98ea085
 def _joined(value: Any) -> str:
@@ -44,6 +54,7 @@ def texts_of(path: Path) -> Iterator[tuple[str, str]]:
                 yield f"output of cell {number}", printed
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a notebook: {error!r}") from None
+
 
 # %% ../nbs/parts/ci_secrets.ipynb #3441ee6c
 UNUSED = ("HexHighEntropyString", "Base64HighEntropyString")
@@ -104,6 +115,7 @@ def secrets_in(paths: Iterable[Path]) -> list[Finding]:
                 found |= {Finding(str(path), place, *one) for one in find(copy)}
     return sorted(found)
 
+
 # %% ../nbs/parts/ci_secrets.ipynb #c082a2fe
 ALLOWED = Path(".ci/secrets-allowed")
 
@@ -117,6 +129,7 @@ def allowed_in(project: Path) -> frozenset[str]:
 def not_allowed(found: Iterable[Finding], allowed: frozenset[str]) -> list[Finding]:
     """Return the findings that nobody has allowed."""
     return [one for one in found if one.allowed_line() not in allowed]
+
 
 # %% ../nbs/parts/ci_secrets.ipynb #d90c489a
 def files_to_scan(project: Path, places: Iterable[Path] = ()) -> list[Path]:

@@ -18,7 +18,7 @@ from .files import replacing, sha256
 from .settings import ENVIRONMENTS, runs_folder, state_folder
 
 # %% auto #0
-__all__ = ['LEFT_BEHIND', 'BESIDE', 'kept_folders', 'kept_files', 'keep', 'take', 'said_of']
+__all__ = ["LEFT_BEHIND", "BESIDE", "kept_folders", "kept_files", "keep", "take", "said_of"]
 
 # %% ../nbs/parts/ci_state.ipynb #43fa2c23
 LEFT_BEHIND = frozenset({"keys", "server.log", "requests.db", "samples", ".lock", "rebuilt"})
@@ -81,6 +81,7 @@ def _copy_database(source: Path, copy: Path) -> None:
         copy.unlink(missing_ok=True)
         shutil.copyfile(source, copy)
 
+
 # %% ../nbs/parts/ci_state.ipynb #b81daf05
 def take(project: Path, archive: Path) -> int:
     """Put runs and state from an archive into a project; return how many files. Raises InputError where that would mix or mislead."""
@@ -111,6 +112,7 @@ def _places(project: Path) -> list[Path]:
     project = project.resolve()
     found = {folder(project, one).resolve() for one in ENVIRONMENTS for folder in (runs_folder, state_folder)}
     return sorted(one for one in found if one.is_relative_to(project))
+
 
 # %% ../nbs/parts/ci_state.ipynb #9343366f
 def said_of(archive: Path, files: int) -> str:

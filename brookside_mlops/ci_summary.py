@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from brookside_mlops.runs import Run
 
 # %% auto #0
-__all__ = ['HEAD', 'cell', 'table', 'gates_table', 'summary_text']
+__all__ = ["HEAD", "cell", "table", "gates_table", "summary_text"]
+
 
 # %% ../nbs/parts/ci_summary.ipynb #5dd2421a
 def cell(text: str) -> str:
@@ -44,6 +45,7 @@ def gates_table(stage: str, checks: Iterable[Check]) -> list[list[str]]:
         ]
         for one in checks
     ]
+
 
 # %% ../nbs/parts/ci_summary.ipynb #515f4864
 HEAD = ("verdict", "stage", "check", "measured", "required", "next step")

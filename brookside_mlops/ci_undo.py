@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from brookside_mlops.runs import Run
 
 # %% auto #0
-__all__ = ['Undo', 'decide', 'run_in', 'rollout_open', 'undo_of']
+__all__ = ["Undo", "decide", "run_in", "rollout_open", "undo_of"]
+
 
 # %% ../nbs/parts/ci_undo.ipynb #48990e2e
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def decide(run: str, environment: str, rollout_open: bool, serves: bool) -> Undo
     if serves:
         return Undo("rollback", f"run {run} has all the traffic in {environment}")
     return Undo("nothing", f"run {run} does not serve in {environment}")
+
 
 # %% ../nbs/parts/ci_undo.ipynb #522fb748
 def run_in(project: Path, run_id: str, environment: str) -> Run | None:

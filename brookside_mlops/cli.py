@@ -49,8 +49,19 @@ if TYPE_CHECKING:
     from brookside_mlops.runs import Run
 
 # %% auto #0
-__all__ = ['app', 'FRESH', 'run_command', 'environments_of', 'stage_command', 'deploy_command', 'smoke_test_command',
-           'rollback_command', 'promote_command', 'approve_command', 'main']
+__all__ = [
+    "app",
+    "FRESH",
+    "run_command",
+    "environments_of",
+    "stage_command",
+    "deploy_command",
+    "smoke_test_command",
+    "rollback_command",
+    "promote_command",
+    "approve_command",
+    "main",
+]
 
 # %% ../nbs/parts/cli.ipynb #964f5e49
 app = typer.Typer(
@@ -61,6 +72,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Notebooks from raw rows to a watched endpoint: validate, train, evaluate, register, deploy, roll back.",
 )
+
 
 # %% ../nbs/parts/cli.ipynb #adeb3cc2
 def _approver(name: str) -> Any:
@@ -211,6 +223,7 @@ def environments_of(text: str) -> tuple[str, ...]:
         )
     return names
 
+
 # %% ../nbs/parts/cli.ipynb #7863196e
 @app.command("stage")
 def stage_command(
@@ -359,6 +372,7 @@ def _run_of_endpoint(name: str) -> Run:
 
     return run_of_endpoint(state_of(None, name), name)
 
+
 # %% ../nbs/parts/cli.ipynb #c29afa9f
 @app.command("promote")
 def promote_command(
@@ -403,6 +417,7 @@ def approve_command(
         typer.echo(f"{found.id}: approved by {approval.by} at {approval.at}")
     typer.echo(f"go on: brookside-mlops run --resume {found.id}")
 
+
 # %% ../nbs/parts/cli.ipynb #d080c566
 app.command("drift")(drift_command)
 app.command("monitor")(monitor_command)
@@ -428,6 +443,7 @@ app.add_typer(audit_app, name="audit")
 def main() -> None:
     """Run the command line."""
     app()
+
 
 # %% ../nbs/parts/cli.ipynb #68badfa9
 if __name__ == "__main__" and Path(sys.argv[0]).stem == "cli":

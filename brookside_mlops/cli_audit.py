@@ -22,7 +22,8 @@ audit_app = typer.Typer(
 )
 
 # %% auto #0
-__all__ = ['audit_app', 'audit_list', 'audit_verify', 'audit_export']
+__all__ = ["audit_app", "audit_list", "audit_verify", "audit_export"]
+
 
 # %% ../nbs/parts/cli_audit.ipynb #56e646e0
 def _existing(state_folder: Path | None) -> AuditLog:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 azure_app = typer.Typer(cls=Group, no_args_is_help=True, help="A workspace in Azure.", rich_markup_mode=None)
 
 # %% auto #0
-__all__ = ['azure_app', 'bootstrap_command']
+__all__ = ["azure_app", "bootstrap_command"]
+
 
 # %% ../nbs/parts/cli_azure.ipynb #be7b96f4
 def _step_json(step: Step) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from .errors import InputError
 _all_ = ["endpoint_app"]
 
 # %% auto #0
-__all__ = ['endpoint_keys', 'endpoint_mirror', 'endpoint_open', 'endpoint_prune', 'endpoint_logs', 'endpoint_app']
+__all__ = [
+    "endpoint_keys",
+    "endpoint_mirror",
+    "endpoint_open",
+    "endpoint_prune",
+    "endpoint_logs",
+    "endpoint_app",
+]
+
 
 # %% ../nbs/parts/cli_care.ipynb #3adb3fa0
 @endpoint_app.command("keys")
@@ -45,6 +53,7 @@ def endpoint_keys(
     else:
         typer.echo(f"az ml online-endpoint get-credentials --name {name} shows both keys")
 
+
 # %% ../nbs/parts/cli_care.ipynb #b78bc567
 @endpoint_app.command("mirror")
 def endpoint_mirror(
@@ -69,6 +78,7 @@ def endpoint_mirror(
     endpoint.set_mirror({one: int(value) for one, value in words.items()})
     audit_log(state).append("traffic", name, {"mirror": words})
     typer.echo(f"{name}: mirror traffic {split or 'off'}")
+
 
 # %% ../nbs/parts/cli_care.ipynb #eaa58baa
 @endpoint_app.command("open")
@@ -98,6 +108,7 @@ def endpoint_open(
     screen = sys.platform in ("darwin", "win32") or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
     if browser and screen and sys.stdout.isatty():
         webbrowser.open(link)
+
 
 # %% ../nbs/parts/cli_care.ipynb #8dd77efd
 @endpoint_app.command("prune")

@@ -29,8 +29,20 @@ ci_app = typer.Typer(
 )
 
 # %% auto #0
-__all__ = ['ci_app', 'ci_check', 'ci_advisories', 'ci_secrets', 'ci_outputs', 'ci_summary', 'ci_keep', 'ci_take', 'ci_undo',
-           'ci_work_item', 'ci_retain']
+__all__ = [
+    "ci_app",
+    "ci_check",
+    "ci_advisories",
+    "ci_secrets",
+    "ci_outputs",
+    "ci_summary",
+    "ci_keep",
+    "ci_take",
+    "ci_undo",
+    "ci_work_item",
+    "ci_retain",
+]
+
 
 # %% ../nbs/parts/cli_ci.ipynb #3b8b5b65
 @ci_app.command("check")
@@ -90,6 +102,7 @@ def ci_secrets(
     if places:
         typer.echo(tell_outputs({"clean": "true"}), nl=False)
 
+
 # %% ../nbs/parts/cli_ci.ipynb #de89c3ca
 @ci_app.command("outputs")
 def ci_outputs(
@@ -142,6 +155,7 @@ def ci_take(
         typer.echo(f"{archive}: not there, so it begins with nothing")
         return
     typer.echo(said_of(archive, take(Path.cwd(), archive)))
+
 
 # %% ../nbs/parts/cli_ci.ipynb #e96a9d7d
 @ci_app.command("undo")

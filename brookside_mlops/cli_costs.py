@@ -24,8 +24,18 @@ costs_app = typer.Typer(
 OneEnvironment = Annotated[str, typer.Option("--environment", "-e", help="dev, staging or prod")]
 
 # %% auto #0
-__all__ = ['costs_app', 'OneEnvironment', 'costs_command', 'picture_command', 'refresh_command', 'what_if_command',
-           'per_prediction_command', 'budget_command', 'anomalies_command']
+__all__ = [
+    "costs_app",
+    "OneEnvironment",
+    "costs_command",
+    "picture_command",
+    "refresh_command",
+    "what_if_command",
+    "per_prediction_command",
+    "budget_command",
+    "anomalies_command",
+]
+
 
 # %% ../nbs/parts/cli_costs.ipynb #bddac9f0
 @costs_app.callback()
@@ -63,6 +73,7 @@ def picture_command(
     with replacing(out) as temporary:
         temporary.write_bytes(picture.png())
     typer.echo(f"{out}: {picture.alt}")
+
 
 # %% ../nbs/parts/cli_costs.ipynb #48e1933c
 @costs_app.command("refresh")
@@ -108,6 +119,7 @@ def refresh_command(
             told = "as it was" if was == now else f"was {'not known' if was is None else was}"
             typer.echo(f"{one.name:20} {tier:17} {'not sold' if now is None else now!s:>10}  {told}")
     typer.echo(f"wrote {path}")
+
 
 # %% ../nbs/parts/cli_costs.ipynb #4c3ddde3
 def _environment(environment: str, usecase: str) -> Environment:
@@ -204,6 +216,7 @@ def per_prediction_command(
         show_json(found.model_dump(mode="json"))
     else:
         typer.echo("\n".join(found.lines()))
+
 
 # %% ../nbs/parts/cli_costs.ipynb #6de017df
 @costs_app.command("budget")

@@ -24,7 +24,8 @@ from .errors import InputError
 contract_app = typer.Typer(cls=Group, no_args_is_help=True, help="Data contracts.", rich_markup_mode=None)
 
 # %% auto #0
-__all__ = ['contract_app', 'drift_command', 'infer_command']
+__all__ = ["contract_app", "drift_command", "infer_command"]
+
 
 # %% ../nbs/parts/cli_data.ipynb #0a1dfab9
 def drift_command(
@@ -87,6 +88,7 @@ def _drift_of_tables(reference: Path, current: Path, environment: str, as_json: 
         typer.echo(f"{report.verdict}: {report.sentence()}")
     if report.verdict == "critical":
         raise typer.Exit(1)
+
 
 # %% ../nbs/parts/cli_data.ipynb #369100b3
 @contract_app.command("infer")

@@ -13,7 +13,7 @@ import typer
 from .errors import InputError, MachineError
 
 # %% auto #0
-__all__ = ['QUARTO', 'quarto_version', 'find_quarto', 'docs_command']
+__all__ = ["QUARTO", "quarto_version", "find_quarto", "docs_command"]
 
 # %% ../nbs/parts/cli_docs.ipynb #26f464fd
 QUARTO = (1, 6)
@@ -23,6 +23,7 @@ def quarto_version(text: str) -> tuple[int, ...]:
     """Return a version as numbers; what follows the numbers is left out."""
     parts = text.strip().split("-")[0].split(".")
     return tuple(int(part) for part in parts if part.isdigit())
+
 
 # %% ../nbs/parts/cli_docs.ipynb #fa160c6b
 def find_quarto() -> str:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from brookside_mlops.findings import Finding
 
 # %% auto #0
-__all__ = ['findings_table', 'doctor_command']
+__all__ = ["findings_table", "doctor_command"]
+
 
 # %% ../nbs/parts/cli_doctor.ipynb #f02274ed
 def findings_table(findings: Sequence[Finding]) -> Any:

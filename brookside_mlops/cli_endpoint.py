@@ -22,8 +22,19 @@ endpoint_app = typer.Typer(
 )
 
 # %% auto #0
-__all__ = ['endpoint_app', 'state_folders_of', 'state_of', 'found_endpoints', 'tell', 'endpoint_list', 'endpoint_show',
-           'endpoint_start', 'endpoint_stop', 'endpoint_traffic']
+__all__ = [
+    "endpoint_app",
+    "state_folders_of",
+    "state_of",
+    "found_endpoints",
+    "tell",
+    "endpoint_list",
+    "endpoint_show",
+    "endpoint_start",
+    "endpoint_stop",
+    "endpoint_traffic",
+]
+
 
 # %% ../nbs/parts/cli_endpoint.ipynb #8e3e4f5f
 def state_folders_of(given: Path | None) -> list[Path]:
@@ -65,6 +76,7 @@ def tell(words: str, value: dict[str, Any], as_json: bool) -> None:
         show_json(value)
     else:
         typer.echo(words)
+
 
 # %% ../nbs/parts/cli_endpoint.ipynb #43789bec
 @endpoint_app.command("list")
@@ -114,6 +126,7 @@ def endpoint_show(
         typer.echo(
             f"{one.name:8} {one.weight:3d} %  {one.state:8} {one.model_name} version {one.version}  {one.sha256[:12]}"
         )
+
 
 # %% ../nbs/parts/cli_endpoint.ipynb #476b8446
 @endpoint_app.command("start")

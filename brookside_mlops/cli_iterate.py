@@ -15,7 +15,8 @@ from .cli_options import EnvironmentOption, JsonOption, RunOption, UseCaseOption
 from .errors import InputError, MachineError
 
 # %% auto #0
-__all__ = ['iterate_command']
+__all__ = ["iterate_command"]
+
 
 # %% ../nbs/parts/cli_iterate.ipynb #479f036f
 def iterate_command(

@@ -23,7 +23,8 @@ CaseOption = Annotated[
 ]
 
 # %% auto #0
-__all__ = ['labels_app', 'EndpointOption', 'CaseOption', 'chosen_endpoint', 'labels_add', 'labels_export']
+__all__ = ["labels_app", "EndpointOption", "CaseOption", "chosen_endpoint", "labels_add", "labels_export"]
+
 
 # %% ../nbs/parts/cli_labels.ipynb #91a9ad5a
 def chosen_endpoint(endpoint: str, usecase: str, environment: str, state: Path | None) -> tuple[Path, str]:
@@ -38,6 +39,7 @@ def chosen_endpoint(endpoint: str, usecase: str, environment: str, state: Path |
         settings, case = read_settings(Path.cwd(), environment, usecase)
         return state or settings.state, settings.endpoint_name(case.name)
     return state_of(state, endpoint), endpoint
+
 
 # %% ../nbs/parts/cli_labels.ipynb #a2161ac0
 @labels_app.command("add")

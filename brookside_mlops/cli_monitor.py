@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from brookside_mlops.monitor import MonitorReport, Watched
 
 # %% auto #0
-__all__ = ['report_lines', 'watch', 'silence', 'monitor_command']
+__all__ = ["report_lines", "watch", "silence", "monitor_command"]
+
 
 # %% ../nbs/parts/cli_monitor.ipynb #4e0de2e6
 def report_lines(report: MonitorReport) -> list[str]:
@@ -90,6 +91,7 @@ def watch(found: Sequence[Watched], every: float, rounds: int = 0) -> None:
         if done == rounds:
             return
         time.sleep(every)
+
 
 # %% ../nbs/parts/cli_monitor.ipynb #2736604a
 def silence(found: Sequence[Watched], rule: str, minutes: float, by: str) -> list[str]:
@@ -222,6 +224,7 @@ def _configure(project: Path, emails: list[str], drift: float | None, accuracy: 
     return configure_alerts(project, emails=emails, drift=drift, accuracy_drop=accuracy) or [
         "nothing has changed"
     ]
+
 
 # %% ../nbs/parts/cli_monitor.ipynb #e3737fe4
 def monitor_command(

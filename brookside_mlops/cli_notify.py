@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from brookside_mlops.notifications import Message
 
 # %% auto #0
-__all__ = ['notify_command']
+__all__ = ["notify_command"]
+
 
 # %% ../nbs/parts/cli_notify.ipynb #10206f82
 def notify_command(

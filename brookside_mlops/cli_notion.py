@@ -23,7 +23,8 @@ notion_app = typer.Typer(
 )
 
 # %% auto #0
-__all__ = ['notion_app', 'monthly_cost_of', 'notion_sync']
+__all__ = ["notion_app", "monthly_cost_of", "notion_sync"]
+
 
 # %% ../nbs/parts/cli_notion.ipynb #18522172
 def monthly_cost_of(project: Path) -> MonthlyCost:
@@ -39,6 +40,7 @@ def monthly_cost_of(project: Path) -> MonthlyCost:
         return monthly(prices, instances_of(read_settings(project, environment, usecase)[0]))
 
     return monthly_cost
+
 
 # %% ../nbs/parts/cli_notion.ipynb #6d31fd9d
 @notion_app.command("sync")

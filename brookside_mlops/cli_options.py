@@ -20,8 +20,22 @@ if TYPE_CHECKING:
     from brookside_mlops.runs import Run
 
 # %% auto #0
-__all__ = ['EnvironmentOption', 'UseCaseOption', 'ParametersOption', 'JsonOption', 'ApproveOption', 'RunOption', 'TargetOption',
-           'StateOption', 'expected', 'Group', 'chosen_run', 'resumable', 'stage_values', 'stage_verb']
+__all__ = [
+    "EnvironmentOption",
+    "UseCaseOption",
+    "ParametersOption",
+    "JsonOption",
+    "ApproveOption",
+    "RunOption",
+    "TargetOption",
+    "StateOption",
+    "expected",
+    "Group",
+    "chosen_run",
+    "resumable",
+    "stage_values",
+    "stage_verb",
+]
 
 # %% ../nbs/parts/cli_options.ipynb #77691bba
 _WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
@@ -72,6 +86,7 @@ class Group(TyperGroup):
             typer.secho(str(error), err=True, fg="red" if error.exit_code < 3 else "yellow")
             raise typer.Exit(error.exit_code) from None
 
+
 # %% ../nbs/parts/cli_options.ipynb #88ed9462
 def _ask_place(given: str) -> str:
     """Let a place go before the settings."""
@@ -110,6 +125,7 @@ StateOption = Annotated[
     Path | None,
     typer.Option("--state-folder", help="Where endpoints keep their state; by default as settings.ini says."),
 ]
+
 
 # %% ../nbs/parts/cli_options.ipynb #5335def9
 def chosen_run(run: str | None, environment: str = "", usecase: str = "", having: str = "") -> Run:

@@ -14,7 +14,8 @@ from .cli_options import EnvironmentOption, JsonOption, ParametersOption, UseCas
 from .errors import Waits
 
 # %% auto #0
-__all__ = ['retrain_command']
+__all__ = ["retrain_command"]
+
 
 # %% ../nbs/parts/cli_retrain.ipynb #e62f4bce
 def retrain_command(

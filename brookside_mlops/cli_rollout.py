@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 rollout_app = typer.Typer(cls=Group, no_args_is_help=True, help="Rollouts.", rich_markup_mode=None)
 
 # %% auto #0
-__all__ = ['rollout_app', 'rollout_lines', 'holder_text', 'rollout_show', 'rollout_pause', 'rollout_resume', 'rollout_abort',
-           'rollout_promote']
+__all__ = [
+    "rollout_app",
+    "rollout_lines",
+    "holder_text",
+    "rollout_show",
+    "rollout_pause",
+    "rollout_resume",
+    "rollout_abort",
+    "rollout_promote",
+]
+
 
 # %% ../nbs/parts/cli_rollout.ipynb #40a771ad
 def _row(state_folder: Path | None, name: str) -> Row:
@@ -103,6 +112,7 @@ def rollout_show(
         return
     for line in rollout_lines(_record(row), holder_text(row)):
         typer.echo(line)
+
 
 # %% ../nbs/parts/cli_rollout.ipynb #e6cb0d61
 def _wish(state_folder: Path | None, name: str, wish: Wish, as_json: bool) -> None:

@@ -17,7 +17,8 @@ runs_app = typer.Typer(
 )
 
 # %% auto #0
-__all__ = ['runs_app', 'runs_list', 'runs_show', 'runs_diff', 'runs_report']
+__all__ = ["runs_app", "runs_list", "runs_show", "runs_diff", "runs_report"]
+
 
 # %% ../nbs/parts/cli_runs.ipynb #47b6d8ff
 @runs_app.command("list")

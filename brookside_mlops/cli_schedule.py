@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 PLACES = ("cron", "github", "azure")
 
 # %% auto #0
-__all__ = ['PLACES', 'schedule_rows', 'schedule_command']
+__all__ = ["PLACES", "schedule_rows", "schedule_command"]
+
 
 # %% ../nbs/parts/cli_schedule.ipynb #851a3e81
 def schedule_rows(project: Path, environments: tuple[str, ...], now: datetime) -> list[dict[str, Any]]:
@@ -61,6 +62,7 @@ def _line(row: dict[str, Any]) -> str:
     return (
         f"{row['environment']:8} {row['job']:11} {row['schedule']:27} next {following} UTC  {last}".rstrip()
     )
+
 
 # %% ../nbs/parts/cli_schedule.ipynb #a0b924ea
 def schedule_command(

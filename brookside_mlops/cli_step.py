@@ -14,7 +14,8 @@ from .cli_options import EnvironmentOption, UseCaseOption
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['step_command']
+__all__ = ["step_command"]
+
 
 # %% ../nbs/parts/cli_step.ipynb #63386556
 def step_command(

@@ -18,8 +18,18 @@ from scipy.stats import binomtest, norm
 from .bootstrap import Floats, Resampling, batches
 
 # %% auto #0
-__all__ = ['Comparison', 'score_statistic', 'score_interval', 'power_of_margin', 'compare_classes', 'Paired', 'compare_resampled',
-           'r2_difference', 'mean_difference']
+__all__ = [
+    "Comparison",
+    "score_statistic",
+    "score_interval",
+    "power_of_margin",
+    "compare_classes",
+    "Paired",
+    "compare_resampled",
+    "r2_difference",
+    "mean_difference",
+]
+
 
 # %% ../nbs/parts/comparison.ipynb #8e4021e2
 class Comparison(BaseModel):
@@ -49,6 +59,7 @@ class Comparison(BaseModel):
             f"p = {self.p_better:.3g} that it is no better, p = {self.p_not_worse:.3g} that it is worse by "
             f"{self.margin:g} or more ({self.method}, {self.rows:,} rows, power {self.power:.0%} for {self.margin:g})"
         )
+
 
 # %% ../nbs/parts/comparison.ipynb #67227e10
 def score_statistic(gained: int, lost: int, rows: int, difference: float) -> float:
@@ -120,6 +131,7 @@ def compare_classes(
         gained=gained,
         lost=lost,
     )
+
 
 # %% ../nbs/parts/comparison.ipynb #ce6e2577
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .endpoints.protocol import PIN
 from .target import Target, proxy_of, ssl_context, url_parts
 
 # %% auto #0
-__all__ = ['MAX_ANSWER', 'BadAnswer', 'Reply', 'Connection', 'tunnel', 'Pool']
+__all__ = ["MAX_ANSWER", "BadAnswer", "Reply", "Connection", "tunnel", "Pool"]
 
 # %% ../nbs/parts/connections.ipynb #8f3f1bf4
 MAX_ANSWER = 64 << 20  # bytes
@@ -135,6 +135,7 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         self._end(Reply(self.parser.get_status_code(), b"".join(self.parts), self.deployment))
 
+
 # %% ../nbs/parts/connections.ipynb #0c3101fe
 async def tunnel(proxy: str, host: str, port: int) -> socket.socket:
     """Return a socket to a host through an HTTP proxy (CONNECT, RFC 9110 section 9.3.6). Raises ConnectionError where it refuses."""
@@ -162,6 +163,7 @@ async def tunnel(proxy: str, host: str, port: int) -> socket.socket:
         channel.close()
         raise
     return channel
+
 
 # %% ../nbs/parts/connections.ipynb #593d9c72
 class Pool:

@@ -33,7 +33,17 @@ from .datasets import columns_of, stored_batches
 from .repeats import Hashes, Repeats, hashes_of
 
 # %% auto #0
-__all__ = ['ColumnSummary', 'TableReport', 'key_hashes', 'key_rule', 'keys_of', 'columns_there', 'table_report', 'check_table']
+__all__ = [
+    "ColumnSummary",
+    "TableReport",
+    "key_hashes",
+    "key_rule",
+    "keys_of",
+    "columns_there",
+    "table_report",
+    "check_table",
+]
+
 
 # %% ../nbs/parts/contract_checks.ipynb #bd7b7f27
 class ColumnSummary(BaseModel):
@@ -58,6 +68,7 @@ class TableReport(BaseModel):
     def broken(self, severity: Severity = "error") -> list[RuleCount]:
         """Return the violated rules of a severity."""
         return [rule for rule in self.rules if rule.violations and rule.severity == severity]
+
 
 # %% ../nbs/parts/contract_checks.ipynb #49046f8c
 def key_hashes(
@@ -90,6 +101,7 @@ def key_rule(
 def keys_of(contract: Contract, present: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the keys of a contract whose columns are all there."""
     return [key for key in contract.unique if set(key) <= set(present)]
+
 
 # %% ../nbs/parts/contract_checks.ipynb #54813842
 def _whole(contract: Contract, rows: int, newest: datetime | None, as_of: datetime) -> Iterator[RuleCount]:

@@ -19,8 +19,18 @@ from .contracts import Column, Contract, Severity
 from .kinds import WRITTEN_AS, convert
 
 # %% auto #0
-__all__ = ['KEPT', 'Numbers', 'Offence', 'Tally', 'ColumnCount', 'TableCount', 'count_column', 'count_batch', 'RuleCount',
-           'column_rules']
+__all__ = [
+    "KEPT",
+    "Numbers",
+    "Offence",
+    "Tally",
+    "ColumnCount",
+    "TableCount",
+    "count_column",
+    "count_batch",
+    "RuleCount",
+    "column_rules",
+]
 
 # %% ../nbs/parts/contract_counts.ipynb #786acce7
 KEPT = 100
@@ -101,6 +111,7 @@ class TableCount(BaseModel):
             },
         )
 
+
 # %% ../nbs/parts/contract_counts.ipynb #105b4691
 Numbers = NDArray[np.int64]
 
@@ -170,6 +181,7 @@ def count_batch(
         typed[name], counts[name] = count_column(contract.columns[name], batch[name], numbers)
     newest = pc.max(typed[contract.time]).as_py() if contract.time in typed else None
     return typed, TableCount(rows=len(numbers), newest=newest, columns=counts)
+
 
 # %% ../nbs/parts/contract_counts.ipynb #0c2bb08d
 class RuleCount(BaseModel):

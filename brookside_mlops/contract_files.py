@@ -19,7 +19,7 @@ from .usecases import UseCase
 from .yaml_models import read_yaml
 
 # %% auto #0
-__all__ = ['contract_text', 'write_contract', 'read_contract', 'read_for_usecase']
+__all__ = ["contract_text", "write_contract", "read_contract", "read_for_usecase"]
 
 # %% ../nbs/parts/contract_files.ipynb #aa48cd24
 _HEAD = """\
@@ -75,6 +75,7 @@ def _name(name: str) -> str:
         return name
     text: str = yaml.dump(name, Dumper=_Dumper, default_style='"', width=math.inf)
     return text.strip()
+
 
 # %% ../nbs/parts/contract_files.ipynb #ea7e5cd5
 def contract_text(contract: Contract, notes: Mapping[str, str] | None = None) -> str:

@@ -26,7 +26,17 @@ from .kinds import ARROW_TYPES, Kind
 from .repeats import Repeats, hashes_of
 
 # %% auto #0
-__all__ = ['LEVELS', 'SAMPLE', 'FEW', 'OWN', 'ROWS_PER_LEVEL', 'Seen', 'is_category', 'looks_like', 'infer_contract']
+__all__ = [
+    "LEVELS",
+    "SAMPLE",
+    "FEW",
+    "OWN",
+    "ROWS_PER_LEVEL",
+    "Seen",
+    "is_category",
+    "looks_like",
+    "infer_contract",
+]
 
 # %% ../nbs/parts/contract_inference.ipynb #8bd8bd28
 LEVELS = 200  # different words a category may have; more are not collected
@@ -76,6 +86,7 @@ class Seen:
     def unique(self) -> bool:
         """Say whether every row has a value of its own; asked when all batches have been added."""
         return self.repeats is not None and not self.repeats.found(keep=0)[0]
+
 
 # %% ../nbs/parts/contract_inference.ipynb #8d03c135
 FEW = 50
@@ -199,6 +210,7 @@ def _column(name: str, kind: Kind, seen: Seen, target: bool) -> tuple[Column, st
             content.pop("allowed")
             content["role"], note = "ignore", f"more than {LEVELS} different words: no feature"
     return Column.model_validate(content), note
+
 
 # %% ../nbs/parts/contract_inference.ipynb #444614c4
 def infer_contract(

@@ -19,8 +19,21 @@ from .kinds import ARROW_TYPES, Kind
 from .notebook_html import table_html
 
 # %% auto #0
-__all__ = ['Role', 'Severity', 'ColumnRule', 'TableRule', 'Value', 'Bound', 'Moment', 'Keys', 'Column', 'RowCount', 'Freshness',
-           'Contract', 'for_usecase']
+__all__ = [
+    "Role",
+    "Severity",
+    "ColumnRule",
+    "TableRule",
+    "Value",
+    "Bound",
+    "Moment",
+    "Keys",
+    "Column",
+    "RowCount",
+    "Freshness",
+    "Contract",
+    "for_usecase",
+]
 
 # %% ../nbs/parts/contracts.ipynb #2118e339
 Role = Literal["feature", "target", "key", "time", "group", "ignore"]
@@ -48,6 +61,7 @@ def _bound(value: Any) -> float | datetime:
 
 Bound = Annotated[float | datetime, BeforeValidator(_bound)]
 Moment = Annotated[datetime, BeforeValidator(_bound)]
+
 
 # %% ../nbs/parts/contracts.ipynb #3a538f31
 class Column(BaseModel):
@@ -87,6 +101,7 @@ class Column(BaseModel):
     def severity_of(self, rule: ColumnRule) -> Severity:
         """Return what a violation of a rule means: an error unless the contract says otherwise."""
         return self.severity.get(rule, "error")
+
 
 # %% ../nbs/parts/contracts.ipynb #93eb7d68
 _BOUND_TYPES: dict[Kind, type] = {"number": float, "integer": float, "datetime": datetime}
@@ -131,6 +146,7 @@ def _column_faults(column: Column) -> list[str]:
         faults.append("nullable: a target without a value teaches nothing; drop those rows")
     return faults
 
+
 # %% ../nbs/parts/contracts.ipynb #c5531d78
 class RowCount(BaseModel):
     """How many rows a table has, both bounds inclusive."""
@@ -160,6 +176,7 @@ def _as_keys(value: Any) -> Any:
 
 
 Keys = Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_keys)]
+
 
 # %% ../nbs/parts/contracts.ipynb #fbf496a3
 class Contract(BaseModel):
@@ -258,6 +275,7 @@ class Contract(BaseModel):
     def arrow_schema(self) -> pa.Schema:
         """Return the Arrow schema of a table that keeps the contract."""
         return pa.schema([(name, ARROW_TYPES[column.kind]) for name, column in self.columns.items()])
+
 
 # %% ../nbs/parts/contracts.ipynb #dea16cf3
 def _known(contract: Contract, names: Sequence[str], where: str) -> None:

@@ -16,7 +16,8 @@ from .cost_prices import Difference, cents
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['NORMAL', 'Rules', 'Anomaly', 'judge', 'anomalies']
+__all__ = ["NORMAL", "Rules", "Anomaly", "judge", "anomalies"]
+
 
 # %% ../nbs/parts/cost_anomalies.ipynb #487bb6ee
 class Rules(BaseModel):
@@ -49,6 +50,7 @@ class Anomaly(BaseModel):
             f"{self.day:%a} {self.day}: {currency} {self.cost:,.2f}, {abs(self.cost - self.expected):,.2f} {much} than"
             f" the {self.expected:,.2f} expected ({far})"
         )
+
 
 # %% ../nbs/parts/cost_anomalies.ipynb #213b8b90
 NORMAL = Decimal("1.4826")  # standard deviations in a MAD of normal noise

@@ -20,8 +20,18 @@ from .errors import InputError
 from .monitoring_sections import CostMonitoring
 
 # %% auto #0
-__all__ = ['MOST', 'DailyCost', 'read_daily', 'by_day', 'need_environments', 'need_month', 'spent_in', 'BudgetCheck',
-           'check_budget']
+__all__ = [
+    "MOST",
+    "DailyCost",
+    "read_daily",
+    "by_day",
+    "need_environments",
+    "need_month",
+    "spent_in",
+    "BudgetCheck",
+    "check_budget",
+]
+
 
 # %% ../nbs/parts/cost_budgets.ipynb #c8333f42
 class DailyCost(BaseModel):
@@ -107,6 +117,7 @@ def need_month(path: Path, costs: list[DailyCost], month: str) -> None:
 def spent_in(days: dict[date, Decimal], month: str) -> Decimal:
     """Return what was spent in a month, `2026-11`."""
     return sum((cost for day, cost in days.items() if day.isoformat().startswith(month)), Decimal(0))
+
 
 # %% ../nbs/parts/cost_budgets.ipynb #f0abf8be
 class BudgetCheck(BaseModel):

@@ -14,7 +14,7 @@ from .errors import InputError
 from .files import write_json
 
 # %% auto #0
-__all__ = ['History', 'history_file', 'read_history', 'change', 'note_cost']
+__all__ = ["History", "history_file", "read_history", "change", "note_cost"]
 
 # %% ../nbs/parts/cost_history.ipynb #9337f54f
 History = dict[date, Decimal]

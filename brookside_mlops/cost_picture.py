@@ -9,7 +9,8 @@ from .costs import CostReport
 from .plots import COLOURS, Picture, describe, figure
 
 # %% auto #0
-__all__ = ['cost_picture']
+__all__ = ["cost_picture"]
+
 
 # %% ../nbs/parts/cost_picture.ipynb #dad9a81b
 def cost_picture(report: CostReport) -> Picture:

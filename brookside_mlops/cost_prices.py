@@ -14,8 +14,24 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['Money', 'Difference', 'Percent', 'Tier', 'TIERS', 'TIER_WORDS', 'RESERVED', 'exact', 'cents', 'percent', 'tier_of',
-           'PriceTerms', 'InstancePrice', 'CostSettings', 'PriceList']
+__all__ = [
+    "Money",
+    "Difference",
+    "Percent",
+    "Tier",
+    "TIERS",
+    "TIER_WORDS",
+    "RESERVED",
+    "exact",
+    "cents",
+    "percent",
+    "tier_of",
+    "PriceTerms",
+    "InstancePrice",
+    "CostSettings",
+    "PriceList",
+]
+
 
 # %% ../nbs/parts/cost_prices.ipynb #01664928
 def exact(value: Any) -> Any:
@@ -39,6 +55,7 @@ def percent(part: Decimal, whole: Decimal) -> Decimal:
     """Return a part in percent of a whole, to a tenth; 0 of nothing."""
     return (100 * part / whole).quantize(Decimal("0.1"), ROUND_HALF_UP) if whole else Decimal(0)
 
+
 # %% ../nbs/parts/cost_prices.ipynb #685356b9
 Tier = Literal["pay_as_you_go", "low_priority", "reserved_1_year", "reserved_3_years"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
@@ -61,6 +78,7 @@ def tier_of(text: str) -> Tier:
     raise InputError(
         f"--tier {text}: not a tier; {', '.join(TIERS)} would be right, and reserved means a year"
     )
+
 
 # %% ../nbs/parts/cost_prices.ipynb #4fefdd28
 class PriceTerms(BaseModel):
@@ -101,6 +119,7 @@ class CostSettings(BaseModel):
     instance_type: str = Field("Standard_DS2_v2", pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     instance_count: Annotated[int, Field(ge=1, le=1000)] = 1
     instance_tier: Tier = "pay_as_you_go"
+
 
 # %% ../nbs/parts/cost_prices.ipynb #5748d2db
 class PriceList(BaseModel):

@@ -18,7 +18,19 @@ from .costs import Instances, monthly
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['DAYS', 'WEEK', 'week_hours', 'Scenario', 'Wish', 'hours_of', 'what_if', 'Served', 'served', 'UnitCost', 'unit_cost']
+__all__ = [
+    "DAYS",
+    "WEEK",
+    "week_hours",
+    "Scenario",
+    "Wish",
+    "hours_of",
+    "what_if",
+    "Served",
+    "served",
+    "UnitCost",
+    "unit_cost",
+]
 
 # %% ../nbs/parts/cost_scenarios.ipynb #db154257
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -46,6 +58,7 @@ def week_hours(text: str) -> int:
             raise InputError(f"--on {text!r}: {right}, and each span ends after it begins")
         hours |= {(day, hour) for day in range(first, last + 1) for hour in range(start, end)}
     return len(hours)
+
 
 # %% ../nbs/parts/cost_scenarios.ipynb #1bb43b41
 class Scenario(BaseModel):
@@ -125,6 +138,7 @@ def what_if(environment: str, prices: PriceList, before: Instances, after: Insta
         saved_percent=percent(old - new, old),
         notes=notes,
     )
+
 
 # %% ../nbs/parts/cost_scenarios.ipynb #fcdf642a
 class Served(BaseModel):

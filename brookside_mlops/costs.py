@@ -29,8 +29,23 @@ from .errors import InputError
 from .settings import ENVIRONMENTS, Environment, read_prices, read_settings
 
 # %% auto #0
-__all__ = ['Place', 'Instances', 'instances_of', 'monthly', 'Amounts', 'RolloutCost', 'DeploymentCost', 'deployment_cost',
-           'CostRow', 'CostReport', 'cost_row', 'cost_report', 'project_costs', 'report_lines']
+__all__ = [
+    "Place",
+    "Instances",
+    "instances_of",
+    "monthly",
+    "Amounts",
+    "RolloutCost",
+    "DeploymentCost",
+    "deployment_cost",
+    "CostRow",
+    "CostReport",
+    "cost_row",
+    "cost_report",
+    "project_costs",
+    "report_lines",
+]
+
 
 # %% ../nbs/parts/costs.ipynb #7d48dd8c
 class Instances(BaseModel):
@@ -56,6 +71,7 @@ def monthly(prices: PriceList, instances: Instances, hours: Decimal | None = Non
     """Return what instances cost for some hours, by default those of a month. Raises InputError where there is no price."""
     hours = prices.terms.hours_per_month if hours is None else hours
     return cents(prices.hourly(instances.type, instances.tier) * instances.count * hours)
+
 
 # %% ../nbs/parts/costs.ipynb #bff55c06
 Place = Literal["local", "azure"]
@@ -135,6 +151,7 @@ def deployment_cost(settings: CostSettings, prices: PriceList, place: Place = "l
         monthly=amount,
         unknown=unknown,
     )
+
 
 # %% ../nbs/parts/costs.ipynb #8096d517
 class CostRow(BaseModel):
@@ -217,6 +234,7 @@ def project_costs(project: Path, usecase: str, today: date) -> CostReport:
     """Return the costs of a use case in every environment of a project."""
     settings = [read_settings(project, name, usecase)[0] for name in ENVIRONMENTS]
     return cost_report(settings, usecase, read_prices(project), today)
+
 
 # %% ../nbs/parts/costs.ipynb #4827a63a
 def _money(amount: Decimal | None) -> str:

@@ -21,7 +21,7 @@ import pyarrow.csv
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['csv_header', 'csv_batches']
+__all__ = ["csv_header", "csv_batches"]
 
 # %% ../nbs/parts/csv_files.ipynb #d44cec73
 _BLOCK = 4 << 20  # bytes read at a time: the memory a file of any length needs; a row must fit in one
@@ -66,6 +66,7 @@ def csv_header(path: Path) -> list[str]:
     _refuse_header(path, names)
     return names
 
+
 # %% ../nbs/parts/csv_files.ipynb #dfeb865b
 def _is_number(name: str) -> bool:
     try:
@@ -94,6 +95,7 @@ def _refuse_header(path: Path, names: list[str]) -> None:
             f"{path}, line 1: {', '.join(names[:4])} are numbers, not names. "
             "The first line has to name the columns."
         )
+
 
 # %% ../nbs/parts/csv_files.ipynb #385a2342
 def _undecodable(path: Path) -> str | None:
@@ -146,6 +148,7 @@ def _fault(path: Path, message: str) -> InputError:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         return InputError(f"{path}: the gzip file is damaged ({error}). Compress it again.")
     return InputError(f"{path}, {place}" if place else f"{path}: not readable as CSV: {message}")
+
 
 # %% ../nbs/parts/csv_files.ipynb #dc993093
 def _has_rows(path: Path) -> bool:

@@ -22,5 +22,6 @@ def write_ahead(database: sqlite3.Connection, seconds: float = 30.0) -> None:
     )
     tries(database.execute, "pragma journal_mode = wal")
 
+
 # %% auto #0
-__all__ = ['write_ahead']
+__all__ = ["write_ahead"]

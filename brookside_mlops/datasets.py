@@ -23,8 +23,22 @@ from .kinds import ARROW_TYPES, WRITTEN_AS, Evidence, Kind, convert, evidence, k
 from .parquet_files import BATCH_ROWS, parquet_batches, parquet_schema
 
 # %% auto #0
-__all__ = ['ENDINGS', 'table_path', 'Batch', 'numbered', 'columns_of', 'known_columns', 'stored_batches', 'column_evidence',
-           'kinds_of', 'schema_of', 'read_batches', 'read_table', 'parquet_writer', 'write_parquet']
+__all__ = [
+    "ENDINGS",
+    "table_path",
+    "Batch",
+    "numbered",
+    "columns_of",
+    "known_columns",
+    "stored_batches",
+    "column_evidence",
+    "kinds_of",
+    "schema_of",
+    "read_batches",
+    "read_table",
+    "parquet_writer",
+    "write_parquet",
+]
 
 # %% ../nbs/parts/datasets.ipynb #1f782bc8
 ENDINGS = (".csv", ".csv.gz", ".parquet")
@@ -46,6 +60,7 @@ def table_path(path: str | Path) -> Path:
 def _is_parquet(path: Path) -> bool:
     return path.suffix.lower() == ".parquet"
 
+
 # %% ../nbs/parts/datasets.ipynb #7edcccf9
 @dataclass(frozen=True)
 class Batch:
@@ -62,6 +77,7 @@ def numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[Batch]:
         if rows.num_rows:
             yield Batch(rows, first_row)
             first_row += rows.num_rows
+
 
 # %% ../nbs/parts/datasets.ipynb #10c24c50
 def columns_of(path: str | Path) -> list[str]:
@@ -94,6 +110,7 @@ def stored_batches(path: str | Path, columns: Sequence[str] | None = None) -> It
     else:
         batches = csv_batches(path)
         yield from numbered(batch.select(columns) if columns else batch for batch in batches)
+
 
 # %% ../nbs/parts/datasets.ipynb #45233abe
 def column_evidence(path: str | Path) -> dict[str, Evidence]:
@@ -145,6 +162,7 @@ def schema_of(path: str | Path) -> pa.Schema:
     """Return the schema of a table in our five types, for CSV inferred from every row."""
     return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in kinds_of(path).items()])
 
+
 # %% ../nbs/parts/datasets.ipynb #88ec22f9
 def read_batches(
     path: str | Path, schema: pa.Schema | None = None, infinite: bool = False
@@ -183,6 +201,7 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pd.Dat
     batches = (batch.rows for batch in read_batches(path, schema))
     frame: pd.DataFrame = pa.Table.from_batches(batches, schema=schema).to_pandas()
     return frame
+
 
 # %% ../nbs/parts/datasets.ipynb #f6bfd9af
 @contextmanager

@@ -14,8 +14,22 @@ from scipy.special import kolmogorov
 from .feature_profiles import FeatureProfile
 
 # %% auto #0
-__all__ = ['Floats', 'LEAST', 'BINS', 'psi', 'jensen_shannon', 'kolmogorov_smirnov', 'ks_chance', 'hidden_gap', 'ordered_cells',
-           'gaps_between', 'ks_exact', 'cuts', 'binned', 'levelled']
+__all__ = [
+    "Floats",
+    "LEAST",
+    "BINS",
+    "psi",
+    "jensen_shannon",
+    "kolmogorov_smirnov",
+    "ks_chance",
+    "hidden_gap",
+    "ordered_cells",
+    "gaps_between",
+    "ks_exact",
+    "cuts",
+    "binned",
+    "levelled",
+]
 
 # %% ../nbs/parts/distances.ipynb #5060cf03
 Floats = NDArray[np.float64]
@@ -35,6 +49,7 @@ def jensen_shannon(before: Floats, now: Floats) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = [np.where(one > 0, one * np.log2(one / middle), 0.0).sum() for one in (first, second)]
     return math.sqrt(max(0.0, float(sum(parts)) / 2))
+
 
 # %% ../nbs/parts/distances.ipynb #f136dc08
 def kolmogorov_smirnov(before: Floats, now: Floats) -> tuple[float, float]:
@@ -60,6 +75,7 @@ def hidden_gap(before: Floats, now: Floats) -> float:
     most = np.where(between, np.maximum(np.abs(left + first), np.abs(left - second)), np.abs(apart))
     return max(0.0, float(most.max() - np.abs(apart).max()))
 
+
 # %% ../nbs/parts/distances.ipynb #dccd631a
 def ordered_cells(one: FeatureProfile) -> Floats:
     """Return the counts of a number in order, infinite values on edges of their own [cells + 4]."""
@@ -71,6 +87,7 @@ def ordered_cells(one: FeatureProfile) -> Floats:
     cells[1] += one.infinite_low
     cells[-2] += high
     return cells
+
 
 # %% ../nbs/parts/distances.ipynb #0b10275c
 def gaps_between(before: Floats, now: Floats) -> tuple[Floats, Floats]:
@@ -86,6 +103,7 @@ def gaps_between(before: Floats, now: Floats) -> tuple[Floats, Floats]:
 def ks_exact(before: Floats, now: Floats) -> float:
     """Return the Kolmogorov-Smirnov statistic of two sorted lists of values."""
     return float(gaps_between(before, now)[1].max())
+
 
 # %% ../nbs/parts/distances.ipynb #67d54553
 BINS = 10

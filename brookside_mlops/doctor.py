@@ -42,7 +42,8 @@ from .errors import BrooksideError
 from .findings import Area, Check
 
 # %% auto #0
-__all__ = ['local_checks']
+__all__ = ["local_checks"]
+
 
 # %% ../nbs/parts/doctor.ipynb #6bae722f
 def local_checks(project: Path, environ: Mapping[str, str] = os.environ) -> list[tuple[Area, str, Check]]:

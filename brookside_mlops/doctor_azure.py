@@ -21,8 +21,23 @@ from .findings import Area, Finding, good, wrong
 from .telemetry import CONNECTION
 
 # %% auto #0
-__all__ = ['BOOTSTRAP', 'ACTIONS', 'RESERVE', 'check_reach', 'check_sign_in', 'read', 'check_resource', 'check_subscription',
-           'allows', 'check_permissions', 'cores_wanted', 'check_quota', 'check_insights', 'azure_findings']
+__all__ = [
+    "BOOTSTRAP",
+    "ACTIONS",
+    "RESERVE",
+    "check_reach",
+    "check_sign_in",
+    "read",
+    "check_resource",
+    "check_subscription",
+    "allows",
+    "check_permissions",
+    "cores_wanted",
+    "check_quota",
+    "check_insights",
+    "azure_findings",
+]
+
 
 # %% ../nbs/parts/doctor_azure.ipynb #8cc08702
 def check_reach(addresses: Sequence[str], environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
@@ -59,6 +74,7 @@ def check_sign_in() -> Iterator[Finding]:
         yield wrong("credentials", "azure", str(error).splitlines()[0][:200], mend)
     else:
         yield good("credentials", "azure", "signed in")
+
 
 # %% ../nbs/parts/doctor_azure.ipynb #cca9687c
 BOOTSTRAP = "brookside-mlops azure bootstrap --plan shows what is missing"
@@ -106,6 +122,7 @@ def check_subscription(arm: Arm, found: AzureSettings) -> Iterator[Finding]:
     else:
         yield good("workspace", "subscription", str(content.get("displayName", found.subscription)))
 
+
 # %% ../nbs/parts/doctor_azure.ipynb #a6e4d05a
 _ML = "Microsoft.MachineLearningServices/workspaces"
 ACTIONS = {
@@ -150,6 +167,7 @@ def check_permissions(arm: Arm, found: AzureSettings) -> Iterator[Finding]:
         yield wrong("permissions", "azure", f"may not {', '.join(lacks)}", mend)
     else:
         yield good("permissions", "azure", f"{len(ACTIONS)} actions that the commands need")
+
 
 # %% ../nbs/parts/doctor_azure.ipynb #30a5ea7c
 RESERVE = 1.2
@@ -201,6 +219,7 @@ def check_quota(arm: Arm, found: AzureSettings, instance_type: str, instances: i
         "look under Quotas in the portal",
         True,
     )
+
 
 # %% ../nbs/parts/doctor_azure.ipynb #d60c4305
 def check_insights(

@@ -14,8 +14,17 @@ from .errors import InputError
 from .findings import Finding, good, wrong
 
 # %% auto #0
-__all__ = ['check_settings', 'check_monitoring', 'check_prices', 'check_channels', 'check_notion', 'check_project',
-           'check_tracking', 'check_notebooks']
+__all__ = [
+    "check_settings",
+    "check_monitoring",
+    "check_prices",
+    "check_channels",
+    "check_notion",
+    "check_project",
+    "check_tracking",
+    "check_notebooks",
+]
+
 
 # %% ../nbs/parts/doctor_project.ipynb #d1da0a0d
 def check_settings(project: Path) -> Iterator[Finding]:
@@ -65,6 +74,7 @@ def check_prices(project: Path, today: date | None = None) -> Iterator[Finding]:
     else:
         yield good("settings", "prices", f"{len(prices.instances)} instance types")
 
+
 # %% ../nbs/parts/doctor_project.ipynb #697a7bd9
 def check_channels(project: Path, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """Yield whether the channels that alerts go to lead somewhere."""
@@ -105,6 +115,7 @@ def check_notion(project: Path, environ: Mapping[str, str] = os.environ) -> Iter
         yield wrong(
             "credentials", "notion", f"{TOKEN} is not set", f"set {TOKEN} to the integration's token", True
         )
+
 
 # %% ../nbs/parts/doctor_project.ipynb #f7c5e232
 def check_project(project: Path) -> Iterator[Finding]:

@@ -17,8 +17,19 @@ from pathlib import Path
 from .findings import Finding, good, wrong
 
 # %% auto #0
-__all__ = ['ENOUGH_GB', 'LEAST_GB', 'writing_fault', 'check_writing', 'check_keys', 'check_space', 'check_state',
-           'database_fault', 'check_databases', 'check_audit']
+__all__ = [
+    "ENOUGH_GB",
+    "LEAST_GB",
+    "writing_fault",
+    "check_writing",
+    "check_keys",
+    "check_space",
+    "check_state",
+    "database_fault",
+    "check_databases",
+    "check_audit",
+]
+
 
 # %% ../nbs/parts/doctor_state.ipynb #99b23ac2
 def writing_fault(folder: Path) -> str:
@@ -57,6 +68,7 @@ def check_keys(state: Path) -> Iterator[Finding]:
         yield wrong("permissions", "keys", f"{one} may be read by others ({mode})", f"chmod 600 {one}")
     if not loose:
         yield good("permissions", "keys", f"{len(keys)} key files, read by their owner alone")
+
 
 # %% ../nbs/parts/doctor_state.ipynb #4b94b910
 ENOUGH_GB = 2.0

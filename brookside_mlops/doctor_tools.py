@@ -16,8 +16,17 @@ from pathlib import Path
 from .findings import Finding, good, wrong
 
 # %% auto #0
-__all__ = ['PYTHON', 'check_python', 'check_git', 'check_quarto', 'check_java', 'check_node', 'check_packages', 'check_machine',
-           'check_loopback']
+__all__ = [
+    "PYTHON",
+    "check_python",
+    "check_git",
+    "check_quarto",
+    "check_java",
+    "check_node",
+    "check_packages",
+    "check_machine",
+    "check_loopback",
+]
 
 # %% ../nbs/parts/doctor_tools.ipynb #aa58cf44
 PYTHON = (3, 11)
@@ -130,6 +139,7 @@ def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Findin
         )
     else:
         yield good("tools", "packages", f"{count} of the versions that are asked for")
+
 
 # %% ../nbs/parts/doctor_tools.ipynb #d1cfa88e
 def check_machine(

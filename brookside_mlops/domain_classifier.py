@@ -19,8 +19,18 @@ from .bootstrap import Estimate
 from .bundle import BundleColumn
 
 # %% auto #0
-__all__ = ['Floats', 'FOLDS', 'MOST', 'FEWEST', 'DomainVerdict', 'delong', 'interval_of', 'DomainLimits', 'DomainDrift',
-           'domain_drift']
+__all__ = [
+    "Floats",
+    "FOLDS",
+    "MOST",
+    "FEWEST",
+    "DomainVerdict",
+    "delong",
+    "interval_of",
+    "DomainLimits",
+    "DomainDrift",
+    "domain_drift",
+]
 
 # %% ../nbs/parts/domain_classifier.ipynb #c4a1c736
 Floats = NDArray[np.float64]
@@ -48,6 +58,7 @@ def interval_of(auc: float, variance: float, rows: int, level: float) -> tuple[f
     reach = float(norm.ppf(1 - tail)) * spread
     low, high = (1 / (1 + math.exp(-edge)) for edge in (middle - reach, middle + reach))
     return low, high
+
 
 # %% ../nbs/parts/domain_classifier.ipynb #61ba8b3b
 FOLDS = 5

@@ -32,12 +32,22 @@ from .profiles import Profile, as_parquet, profile_file, sorted_column
 from .wasserstein import wasserstein_exact
 
 # %% auto #0
-__all__ = ['Verdict', 'DriftReport', 'compare', 'compare_tables', 'NUMBERS', 'FeatureDrift', 'Thresholds', 'judge_feature',
-           'measure_feature']
+__all__ = [
+    "Verdict",
+    "DriftReport",
+    "compare",
+    "compare_tables",
+    "NUMBERS",
+    "FeatureDrift",
+    "Thresholds",
+    "judge_feature",
+    "measure_feature",
+]
 
 # %% ../nbs/parts/drift.ipynb #28b1ce31
 _all_ = ["NUMBERS", "FeatureDrift", "Thresholds", "judge_feature", "measure_feature"]
 Verdict = Literal["pass", "warning", "critical", "none"]
+
 
 # %% ../nbs/parts/drift.ipynb #e9f5f544
 class DriftReport(BaseModel):

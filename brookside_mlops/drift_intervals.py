@@ -27,9 +27,19 @@ class Estimate:
     low: float
     high: float
 
+
 # %% auto #0
-__all__ = ['CONFIDENCE', 'Estimate', 'psi_estimate', 'jsd_estimate', 'ks_estimate', 'wasserstein_estimate', 'pooled',
-           'chi_square']
+__all__ = [
+    "CONFIDENCE",
+    "Estimate",
+    "psi_estimate",
+    "jsd_estimate",
+    "ks_estimate",
+    "wasserstein_estimate",
+    "pooled",
+    "chi_square",
+]
+
 
 # %% ../nbs/parts/drift_intervals.ipynb #d6acd8f4
 def _variance(shares: Floats, slopes: Floats, rows: float) -> float:
@@ -68,6 +78,7 @@ def jsd_estimate(before: Floats, now: Floats) -> Estimate:
         *(min(math.sqrt(one / math.log(2)), 1.0) for one in _interval(squared, freedom * share, variance))
     )
 
+
 # %% ../nbs/parts/drift_intervals.ipynb #08784a19
 def ks_estimate(gap: float, error: float, before: float, now: float) -> Estimate:
     """Return the estimate of a gap between two samples of so many rows, of which `error` may be hidden."""
@@ -78,6 +89,7 @@ def ks_estimate(gap: float, error: float, before: float, now: float) -> Estimate
 def wasserstein_estimate(distance: float, error: float, deviation: float) -> Estimate:
     """Return the estimate of a distance that is off by at most `error`, with a standard deviation of at most `deviation`."""
     return Estimate(distance, max(distance - error - _Z * deviation, 0.0), distance + error + _Z * deviation)
+
 
 # %% ../nbs/parts/drift_intervals.ipynb #36c3b1da
 _MANY = 1_000  # rows expected in a cell, from where on chi-square and Fisher's test say the same

@@ -15,7 +15,7 @@ from .profiles import FeatureProfile
 from .version_drift import VersionDrift
 
 # %% auto #0
-__all__ = ['BINS', 'MOST', 'SIDES', 'POINTS', 'distribution_picture', 'effect_picture', 'accuracy_picture']
+__all__ = ["BINS", "MOST", "SIDES", "POINTS", "distribution_picture", "effect_picture", "accuracy_picture"]
 
 # %% ../nbs/parts/drift_plots.ipynb #8e8c30fa
 BINS = 24
@@ -70,6 +70,7 @@ def distribution_picture(name: str, before: FeatureProfile, now: FeatureProfile,
     axes.legend()
     return describe(picture, f"The distribution of {name} before and now.")
 
+
 # %% ../nbs/parts/drift_plots.ipynb #0bd6ee04
 def effect_picture(found: Attribution) -> Picture:
     """Draw the effects of the twelve features whose move did most; without a mean answer, the share of answers that it changed."""
@@ -88,6 +89,7 @@ def effect_picture(found: Attribution) -> Picture:
     )
     axes.set_title(found.sentence())
     return describe(picture, f"Bars of what the move of each feature did to the answers. {found.sentence()}.")
+
 
 # %% ../nbs/parts/drift_plots.ipynb #b543434d
 POINTS: tuple[tuple[str, Role, str, float], ...] = (

@@ -37,8 +37,19 @@ from .feature_profiles import FeatureProfile
 from .wasserstein import spread, wasserstein, wasserstein_deviation
 
 # %% auto #0
-__all__ = ['NumberMethod', 'CategoryMethod', 'SAID', 'NUMBERS', 'SIGNIFICANCE', 'Thresholds', 'FeatureDrift', 'Exact',
-           'measure_feature', 'adjusted', 'judge_feature']
+__all__ = [
+    "NumberMethod",
+    "CategoryMethod",
+    "SAID",
+    "NUMBERS",
+    "SIGNIFICANCE",
+    "Thresholds",
+    "FeatureDrift",
+    "Exact",
+    "measure_feature",
+    "adjusted",
+    "judge_feature",
+]
 
 # %% ../nbs/parts/drift_verdicts.ipynb #a6497334
 NumberMethod = Literal["psi", "ks", "jsd", "wasserstein"]
@@ -77,6 +88,7 @@ class Thresholds:
     def method(self, kind: str) -> NumberMethod | CategoryMethod:
         """Return the method that decides about a kind of feature."""
         return self.categories if kind in ("category", "boolean") else self.numbers
+
 
 # %% ../nbs/parts/drift_verdicts.ipynb #7d111248
 NUMBERS = ("PSI", "KS", "JSD", "Wasserstein", "p")
@@ -132,6 +144,7 @@ class FeatureDrift(BaseModel):
             "" if self.wasserstein is None else f"{self.wasserstein:.3f}",
             "" if self.p is None else f"{self.p:.2g}",
         )
+
 
 # %% ../nbs/parts/drift_verdicts.ipynb #3f96ac92
 @dataclass(frozen=True)
@@ -229,6 +242,7 @@ def measure_feature(
     )
     estimate: Estimate = found.pop("estimate")
     return FeatureDrift(**known | found, effect=estimate.effect, interval=(estimate.low, estimate.high))
+
 
 # %% ../nbs/parts/drift_verdicts.ipynb #129a9ca6
 SIGNIFICANCE = 0.01

@@ -21,7 +21,7 @@ from .schedules import last_due, parse_schedule
 from .settings import ENVIRONMENTS, state_folder
 
 # %% auto #0
-__all__ = ['LEASE', 'FIRST', 'TRIES', 'Job', 'Due', 'Ran', 'tries_so_far', 'DueStore', 'run_due']
+__all__ = ["LEASE", "FIRST", "TRIES", "Job", "Due", "Ran", "tries_so_far", "DueStore", "run_due"]
 
 # %% ../nbs/parts/due.ipynb #bd3eaa21
 LEASE = timedelta(hours=1)
@@ -86,6 +86,7 @@ def tries_so_far(row: _Row | None, at: datetime, now: datetime) -> int | None:
     if row.due < at.timestamp():
         return 0
     return row.tries if row.state in ("failed", "running") and row.tries < TRIES else None
+
 
 # %% ../nbs/parts/due.ipynb #be57230d
 class DueStore:
@@ -153,6 +154,7 @@ class DueStore:
                 "select job, due, state, said from due where environment = ?", (environment,)
             ).fetchall()
         return {job: (datetime.fromtimestamp(due, UTC), state, said) for job, due, state, said in found}
+
 
 # %% ../nbs/parts/due.ipynb #25f730f6
 def run_due(project: Path, environment: str, now: datetime, jobs: Mapping[str, Job]) -> list[Ran]:

@@ -9,7 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 # %% auto #0
-__all__ = ['BrooksideError', 'InputError', 'GateFailed', 'Waits', 'ApprovalNeeded', 'RolloutWaits', 'Interrupted', 'MachineError']
+__all__ = [
+    "BrooksideError",
+    "InputError",
+    "GateFailed",
+    "Waits",
+    "ApprovalNeeded",
+    "RolloutWaits",
+    "Interrupted",
+    "MachineError",
+]
+
 
 # %% ../nbs/parts/errors.ipynb #dfddd882
 class BrooksideError(Exception):

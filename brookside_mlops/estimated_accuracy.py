@@ -19,8 +19,25 @@ from .bundle import BundleInfo
 from .features import class_names
 
 # %% auto #0
-__all__ = ['Floats', 'TENTHS', 'LEAST_ROWS', 'DRAWS', 'OWN', 'REGRESSION_NOTE', 'ErrorBin', 'ConfidenceBin', 'HeldOut', 'cuts_of',
-           'confidence_bins', 'errors_of', 'measured', 'held_out', 'estimated_classes', 'estimated_errors', 'estimated']
+__all__ = [
+    "Floats",
+    "TENTHS",
+    "LEAST_ROWS",
+    "DRAWS",
+    "OWN",
+    "REGRESSION_NOTE",
+    "ErrorBin",
+    "ConfidenceBin",
+    "HeldOut",
+    "cuts_of",
+    "confidence_bins",
+    "errors_of",
+    "measured",
+    "held_out",
+    "estimated_classes",
+    "estimated_errors",
+    "estimated",
+]
 
 # %% ../nbs/parts/estimated_accuracy.ipynb #a4e9ae57
 Floats = NDArray[np.float64]
@@ -90,6 +107,7 @@ def confidence_bins(sure: Floats, right: NDArray[np.bool_], answer: str = "") ->
             )
         )
     return [*found[:-1], found[-1].model_copy(update={"upto": None})]
+
 
 # %% ../nbs/parts/estimated_accuracy.ipynb #b5d022ee
 def _two_classes(info: BundleInfo) -> bool:
@@ -182,6 +200,7 @@ def _bins(predicted: Floats, actual: Floats) -> tuple[ErrorBin, ...]:
         )
     return (*found[:-1], found[-1].model_copy(update={"upto": None}))
 
+
 # %% ../nbs/parts/estimated_accuracy.ipynb #fb718474
 DRAWS = 2_000
 OWN = 2.0  # rows that the confidence itself counts as
@@ -230,6 +249,7 @@ def estimated_classes(
             low, high = np.quantile(values, [tail, 1 - tail])
             found[name] = Estimate(value=float(values.mean()), low=float(low), high=float(high))
     return found
+
 
 # %% ../nbs/parts/estimated_accuracy.ipynb #b809a8c8
 REGRESSION_NOTE = "if errors at a predicted value are as on held-out rows"

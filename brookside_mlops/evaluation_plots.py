@@ -17,7 +17,14 @@ from .metrics import BINS, Classified, bin_of, shares
 from .plots import COLOURS, Picture, describe, figure
 
 # %% auto #0
-__all__ = ['Floats', 'ranking_picture', 'calibration_picture', 'residual_picture', 'cluster_picture', 'importance_picture']
+__all__ = [
+    "Floats",
+    "ranking_picture",
+    "calibration_picture",
+    "residual_picture",
+    "cluster_picture",
+    "importance_picture",
+]
 
 # %% ../nbs/parts/evaluation_plots.ipynb #2c9fbdbc
 Floats = NDArray[np.float64]
@@ -69,6 +76,7 @@ def calibration_picture(case: Classified) -> Picture:
     axes.set_title(f"Probabilities are off by {100 * gap:.1f} points on average")
     return describe(picture, f"Predicted probability against the share that came true; mean gap {gap:.3f}.")
 
+
 # %% ../nbs/parts/evaluation_plots.ipynb #6ad5a2aa
 def residual_picture(actual: Floats, predicted: Floats, unit: str) -> Picture:
     """Draw predictions against the truth, and the relative error by size."""
@@ -98,6 +106,7 @@ def residual_picture(actual: Floats, predicted: Floats, unit: str) -> Picture:
         picture, f"Predicted against actual values, and relative errors. {inside:.0%} within 25 percent."
     )
 
+
 # %% ../nbs/parts/evaluation_plots.ipynb #c39a876b
 def cluster_picture(points: Floats, labels: NDArray[Any], most: int = 3_000) -> Picture:
     """Draw the groups in the plane that shows most of their spread, at most 3,000 rows."""
@@ -126,6 +135,7 @@ def cluster_picture(points: Floats, labels: NDArray[Any], most: int = 3_000) -> 
     return describe(
         picture, f"Rows in the plane of two principal components, coloured by {len(sizes)} clusters."
     )
+
 
 # %% ../nbs/parts/evaluation_plots.ipynb #9a7e4dca
 def importance_picture(found: Mapping[str, float], unit: str) -> Picture:

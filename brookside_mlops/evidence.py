@@ -13,8 +13,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 # %% auto #0
-__all__ = ['Floats', 'CENTRE', 'SPREAD', 'log_ratios', 'bets', 'Comparison', 'add_stretch', 'rate_interval',
-           'difference_interval']
+__all__ = [
+    "Floats",
+    "CENTRE",
+    "SPREAD",
+    "log_ratios",
+    "bets",
+    "Comparison",
+    "add_stretch",
+    "rate_interval",
+    "difference_interval",
+]
 
 # %% ../nbs/parts/evidence.ipynb #ee258587
 Floats = NDArray[np.float64]
@@ -42,6 +51,7 @@ def log_ratios(canary: tuple[int, int], stable: tuple[int, int], odds: Floats) -
     )
     log_odds = np.log(odds)
     return np.asarray(k * log_odds - logsumexp(log_h[:, None] + ways[:, None] * log_odds, axis=0))
+
 
 # %% ../nbs/parts/evidence.ipynb #b3ac2e07
 CENTRE, SPREAD = 4.0, 1.1
@@ -96,6 +106,7 @@ def add_stretch(known: Comparison, canary: tuple[int, int], stable: tuple[int, i
     )
     made = known.model_copy(update={**totals, "pending": (0, 0, 0, 0), "logs": tuple(logs.tolist())})
     return made.model_copy(update={"highest": max(known.highest, made.e_value())})
+
 
 # %% ../nbs/parts/evidence.ipynb #4b34c53a
 _A, _B = 0.5, 10.0

@@ -29,9 +29,27 @@ from .files import write_text
 from .kernels import kernel_manager
 
 # %% auto #0
-__all__ = ['SAVE_SECONDS', 'START_SECONDS', 'STOP_SECONDS', 'LAST_WORDS', 'DEATH_RATTLE', 'NO_HISTORY', 'ENGINE', 'CellProgress',
-           'CellFailed', 'failure', 'Record', 'death', 'interrupted', 'Client', 'run_alone', 'Job', 'StageEngine',
-           'execute']
+__all__ = [
+    "SAVE_SECONDS",
+    "START_SECONDS",
+    "STOP_SECONDS",
+    "LAST_WORDS",
+    "DEATH_RATTLE",
+    "NO_HISTORY",
+    "ENGINE",
+    "CellProgress",
+    "CellFailed",
+    "failure",
+    "Record",
+    "death",
+    "interrupted",
+    "Client",
+    "run_alone",
+    "Job",
+    "StageEngine",
+    "execute",
+]
+
 
 # %% ../nbs/parts/execution.ipynb #46063019
 @dataclass(frozen=True)
@@ -66,6 +84,7 @@ def failure(notebook: Path, name: str, message: str, cell: int) -> BrooksideErro
     if kind is not None:
         return kind(message)
     return CellFailed(f"{notebook.name}, cell {cell}: {name}: {message}".rstrip(": "))
+
 
 # %% ../nbs/parts/execution.ipynb #6e75d3c9
 SAVE_SECONDS = 0.25
@@ -111,6 +130,7 @@ class Record(NotebookExecutionManager):
         elif self.progress and cell.cell_type == "code":
             spent = time.monotonic() - self.begun
             self.progress(CellProgress((cell_index or 0) + 1, len(self.nb.cells), spent, self.heading))
+
 
 # %% ../nbs/parts/execution.ipynb #193de2ae
 START_SECONDS = 60
@@ -253,6 +273,7 @@ class Client(PapermillNotebookClient):
             self.kc.stop_channels()
         await self.km.cleanup_resources()
 
+
 # %% ../nbs/parts/execution.ipynb #efe60338
 ENGINE = "brookside"
 _LOG = logging.getLogger("brookside.kernel")
@@ -302,6 +323,7 @@ class StageEngine(Engine):
 
 
 papermill_engines.register(ENGINE, StageEngine)
+
 
 # %% ../nbs/parts/execution.ipynb #64695af8
 def _quiet() -> None:

@@ -13,7 +13,7 @@ from .features import model_inputs
 from .modelling import Model
 
 # %% auto #0
-__all__ = ['Floats', 'origins', 'contributions', 'importance']
+__all__ = ["Floats", "origins", "contributions", "importance"]
 
 # %% ../nbs/parts/explain.ipynb #713c12bb
 Floats = NDArray[np.float64]

@@ -19,9 +19,25 @@ from .errors import InputError
 from .moments import Moments, moments
 
 # %% auto #0
-__all__ = ['FeatureKind', 'EDGES', 'LEVELS', 'EdgeArray', 'CountArray', 'FeatureProfile', 'sorted_numbers', 'finite_part',
-           'few_values', 'edges_of', 'counts_at', 'level_counts', 'kind_of', 'feature_profile', 'merge_features',
-           'merged', 'thinned']
+__all__ = [
+    "FeatureKind",
+    "EDGES",
+    "LEVELS",
+    "EdgeArray",
+    "CountArray",
+    "FeatureProfile",
+    "sorted_numbers",
+    "finite_part",
+    "few_values",
+    "edges_of",
+    "counts_at",
+    "level_counts",
+    "kind_of",
+    "feature_profile",
+    "merge_features",
+    "merged",
+    "thinned",
+]
 
 # %% ../nbs/parts/feature_profiles.ipynb #f236003c
 FeatureKind = Literal["number", "category", "boolean", "datetime", "empty"]
@@ -91,6 +107,7 @@ class FeatureProfile(BaseModel):
         )
         return plain and all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
 
+
 # %% ../nbs/parts/feature_profiles.ipynb #0b70d9ae
 def sorted_numbers(values: pa.Array) -> NDArray[np.float64]:
     """Return the values of a number or a time that are there, as sorted float64; times as microseconds."""
@@ -104,6 +121,7 @@ def finite_part(numbers: NDArray[np.float64]) -> tuple[int, int]:
     """Return where the finite values of sorted numbers begin and end."""
     first = int(np.searchsorted(numbers, -np.inf, side="right"))
     return first, int(np.searchsorted(numbers, np.inf, side="left"))
+
 
 # %% ../nbs/parts/feature_profiles.ipynb #783794d1
 def few_values(finite: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -128,6 +146,7 @@ def edges_of(values: NDArray[np.float64], parts: int = EDGES) -> NDArray[np.floa
     ranks = np.maximum(np.ceil(np.round(wanted * len(finite), 6)).astype(np.int64), 1) - 1
     return np.unique(finite[np.unique(ranks)]) + 0.0
 
+
 # %% ../nbs/parts/feature_profiles.ipynb #03ae2616
 def counts_at(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return how many sorted values lie below, on and between the edges [2 x edges + 1]."""
@@ -138,6 +157,7 @@ def counts_at(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArra
     on = np.flatnonzero(values[np.minimum(left, len(values) - 1)] == edges) if len(values) else left[:0]
     through[2 + 2 * on] = np.searchsorted(values, edges[on], side="right")
     return np.diff(through)
+
 
 # %% ../nbs/parts/feature_profiles.ipynb #ae0fd463
 def level_counts(values: pa.Array) -> dict[str, int] | None:
@@ -155,6 +175,7 @@ def level_counts(values: pa.Array) -> dict[str, int] | None:
         return None
     names = pc.cast(found.field("values"), pa.string()).to_pylist()
     return dict(sorted(zip(names, found.field("counts").to_pylist(), strict=True)))
+
 
 # %% ../nbs/parts/feature_profiles.ipynb #b898fa7d
 def kind_of(values: pa.Array) -> FeatureKind:
@@ -196,6 +217,7 @@ def feature_profile(values: pa.Array, like: FeatureProfile | None = None) -> Fea
         counts=counts_at(numbers, edges),
         moments=moments(numbers[first:last], edges),
     )
+
 
 # %% ../nbs/parts/feature_profiles.ipynb #af068c06
 def _extremes(one: FeatureProfile, other: FeatureProfile) -> dict[str, float | None]:
@@ -245,6 +267,7 @@ def merged(name: str, parts: Iterable[FeatureProfile]) -> FeatureProfile:
     if found is None:
         raise InputError(f"{name!r}: there is no batch to make a profile of")
     return found
+
 
 # %% ../nbs/parts/feature_profiles.ipynb #5c5218a4
 def _kept(before: NDArray[np.int64], upto: NDArray[np.int64], most: int) -> NDArray[np.intp]:

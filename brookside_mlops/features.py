@@ -25,8 +25,18 @@ from .files import write_text
 from .usecases import Task, UseCase
 
 # %% auto #0
-__all__ = ['ModelKind', 'FeatureColumn', 'Features', 'read_features', 'write_features', 'class_names', 'features_of',
-           'model_inputs', 'make_columns', 'make_clusterer']
+__all__ = [
+    "ModelKind",
+    "FeatureColumn",
+    "Features",
+    "read_features",
+    "write_features",
+    "class_names",
+    "features_of",
+    "model_inputs",
+    "make_columns",
+    "make_clusterer",
+]
 
 # %% ../nbs/parts/features.ipynb #e6f77f4b
 ModelKind = Literal["number", "category", "boolean"]
@@ -72,6 +82,7 @@ def read_features(path: Path) -> Features:
 def write_features(path: Path, features: Features) -> None:
     """Write features as JSON, whole or not at all."""
     write_text(path, features.model_dump_json(indent=2) + "\n")
+
 
 # %% ../nbs/parts/features.ipynb #03cb23cf
 def class_names(values: pd.Series[Any]) -> NDArray[np.object_]:
@@ -125,6 +136,7 @@ def features_of(
         log_target=usecase.log_target and usecase.task == "regression",
     )
 
+
 # %% ../nbs/parts/features.ipynb #5b968e1d
 def model_inputs(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
     """Return the columns a model takes [rows, columns]: float32, and text with '' for missing.
@@ -149,6 +161,7 @@ def model_inputs(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
         except (TypeError, ValueError) as error:
             raise InputError(f"column {column.name!r} is a {column.kind}: {error}") from None
     return pd.DataFrame(inputs, index=frame.index)
+
 
 # %% ../nbs/parts/features.ipynb #b2d35cb8
 def make_columns(features: Features) -> ColumnTransformer:

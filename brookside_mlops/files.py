@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['replacing', 'write_text', 'write_json', 'sha256']
+__all__ = ["replacing", "write_text", "write_json", "sha256"]
+
 
 # %% ../nbs/parts/files.ipynb #6f3837b3
 @contextmanager

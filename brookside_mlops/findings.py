@@ -15,7 +15,7 @@ from .errors import BrooksideError
 from .results import Verdict
 
 # %% auto #0
-__all__ = ['Area', 'Check', 'Finding', 'good', 'wrong', 'examine']
+__all__ = ["Area", "Check", "Finding", "good", "wrong", "examine"]
 
 # %% ../nbs/parts/findings.ipynb #a05f8343
 Area = Literal[

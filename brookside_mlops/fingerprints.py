@@ -20,7 +20,17 @@ from .settings import project_file
 from .stage_inputs import INPUTS
 
 # %% auto #0
-__all__ = ['OWN', 'PACKAGE', 'stage_notebook', 'own_notebooks', 'imported', 'code_of', 'settings_read', 'fingerprint', 'intact']
+__all__ = [
+    "OWN",
+    "PACKAGE",
+    "stage_notebook",
+    "own_notebooks",
+    "imported",
+    "code_of",
+    "settings_read",
+    "fingerprint",
+    "intact",
+]
 
 # %% ../nbs/parts/fingerprints.ipynb #a8f05cc7
 OWN = "notebooks"  # in the folder of a run: notebooks that this run has for itself
@@ -70,6 +80,7 @@ def code_of(stage: str, package: Path = PACKAGE) -> list[Path]:
             seen.add(path)
             todo += imported(path)
     return sorted(seen)
+
 
 # %% ../nbs/parts/fingerprints.ipynb #5e384040
 def settings_read(run: Run, stage: str) -> dict[str, Any]:

@@ -23,8 +23,19 @@ from .labels import Added, LabelStore, Places, match, read_labels, refuse_unmatc
 from .reference import Reference, read_reference
 
 # %% auto #0
-__all__ = ['OLD_NAMES', 'OURS', 'endpoint_state', 'serving_bundle', 'serving_info', 'read_samples', 'places_of', 'add_labels',
-           'logged_rows', 'fresh_data', 'write_fresh_data']
+__all__ = [
+    "OLD_NAMES",
+    "OURS",
+    "endpoint_state",
+    "serving_bundle",
+    "serving_info",
+    "read_samples",
+    "places_of",
+    "add_labels",
+    "logged_rows",
+    "fresh_data",
+    "write_fresh_data",
+]
 
 # %% ../nbs/parts/fresh_data.ipynb #73705965
 OLD_NAMES = {"time": "request.time"}
@@ -52,6 +63,7 @@ def serving_info(state: EndpointState) -> tuple[BundleInfo, Reference | None]:
     folder = serving_bundle(state)
     info = BundleInfo.model_validate_json((folder / "bundle.json").read_text(encoding="utf-8"))
     return info, read_reference(folder)
+
 
 # %% ../nbs/parts/fresh_data.ipynb #136ba672
 def _types(info: BundleInfo) -> dict[str, pa.DataType]:
@@ -109,6 +121,7 @@ def read_samples(
             table = table.filter(compare(table["request.time"], pa.scalar(edge, types["request.time"])))
     return table.sort_by("request.time")
 
+
 # %% ../nbs/parts/fresh_data.ipynb #82c1941c
 def _keys_of(row: tuple[str, int], found: dict[Any, Any], name: Any, values: int) -> None:
     """Note the row that a name stands for; None once it stands for two that differ."""
@@ -158,6 +171,7 @@ def add_labels(state_folder: Path, endpoint: str, path: Path, skip_unmatched: bo
         refuse_unmatched(path, found, len(table.values), info)
     added = LabelStore(state.folder).add(found.labels, path.name)
     return added.model_copy(update={"skipped": found.refused})
+
 
 # %% ../nbs/parts/fresh_data.ipynb #b330aab0
 def _labels_of(samples: pa.Table, store: LabelStore, info: BundleInfo) -> pa.Array:

@@ -15,7 +15,7 @@ from .settings import Gates
 from .usecases import Task
 
 # %% auto #0
-__all__ = ['THRESHOLDS', 'ADVICE', 'judge']
+__all__ = ["THRESHOLDS", "ADVICE", "judge"]
 
 # %% ../nbs/parts/gates.ipynb #60b5c2c8
 THRESHOLDS: dict[Task, dict[str, str]] = {
@@ -56,6 +56,7 @@ def _threshold(metric: str, key: str, limit: float, found: Estimate | None) -> C
         next_step=step,
     )
 
+
 # %% ../nbs/parts/gates.ipynb #691dcdd6
 def _baseline(gates: Gates, comparison: Comparison | None) -> Check:
     """Return the verdict of the comparison with the baseline."""
@@ -75,6 +76,7 @@ def _baseline(gates: Gates, comparison: Comparison | None) -> Check:
     return Check(
         name=name, measured=measured, required=required, verdict="pass" if passed else "fail", next_step=step
     )
+
 
 # %% ../nbs/parts/gates.ipynb #df164a9b
 def judge(

@@ -26,7 +26,7 @@ from .settings import project_file
 from .usecases import UseCase
 
 # %% auto #0
-__all__ = ['GOLDEN', 'read_rows', 'body_of', 'Golden', 'golden_of', 'golden_rows', 'signature_of_table']
+__all__ = ["GOLDEN", "read_rows", "body_of", "Golden", "golden_of", "golden_rows", "signature_of_table"]
 
 # %% ../nbs/parts/golden.ipynb #f2e2bd1d
 GOLDEN = 200  # rows
@@ -78,6 +78,7 @@ def golden_of(body: bytes, signature: BundleInfo, bundle: Bundle | None = None) 
 def golden_rows(table: Path, signature: BundleInfo, bundle: Bundle | None = None) -> Golden:
     """Return the first rows of a table as golden rows. Raises InputError for a column or a value that the model cannot take."""
     return golden_of(body_of(read_rows(table, signature), signature), signature, bundle)
+
 
 # %% ../nbs/parts/golden.ipynb #c590ca9f
 def signature_of_table(path: Path, project: Path, usecase: UseCase) -> BundleInfo:

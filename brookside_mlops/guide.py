@@ -13,7 +13,8 @@ from pathlib import Path
 from .settings import ENVIRONMENTS, Environment, read_settings
 
 # %% auto #0
-__all__ = ['Markdown', 'table', 'diagram', 'environments', 'percent']
+__all__ = ["Markdown", "table", "diagram", "environments", "percent"]
+
 
 # %% ../nbs/parts/guide.ipynb #b78977f8
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
 
     return Markdown("\n".join([line(header), line(["---"] * len(header)), *map(line, rows)]))
 
+
 # %% ../nbs/parts/guide.ipynb #a1a8ea21
 def diagram(text: str) -> Markdown:
     """Return Mermaid text as the diagram that whoever shows this notebook draws."""
     quarto = any(name.startswith("QUARTO_") for name in os.environ)
     return Markdown(f"```{'{mermaid}' if quarto else 'mermaid'}\n{text.strip()}\n```")
+
 
 # %% ../nbs/parts/guide.ipynb #df4d2d0c
 def environments(project: Path | None = None, usecase: str = "viability") -> list[Environment]:

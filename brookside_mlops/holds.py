@@ -19,7 +19,7 @@ from typing import TextIO
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['HOLD', 'TRIES', 'PAUSE', 'holder', 'hold']
+__all__ = ["HOLD", "TRIES", "PAUSE", "holder", "hold"]
 
 # %% ../nbs/parts/holds.ipynb #35f4ec6a
 HOLD = ".hold"

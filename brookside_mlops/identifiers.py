@@ -12,7 +12,7 @@ import numpy as np
 from .profiles import FeatureProfile, Profile
 
 # %% auto #0
-__all__ = ['FEWEST', 'words_of', 'names_a_key', 'counts_rows', 'set_aside']
+__all__ = ["FEWEST", "words_of", "names_a_key", "counts_rows", "set_aside"]
 
 # %% ../nbs/parts/identifiers.ipynb #3824e46f
 _KEY_WORDS = {"id", "ids", "key", "uuid", "guid", "pid", "number", "no", "nr", "num", "order"}
@@ -38,6 +38,7 @@ def names_a_key(name: str) -> bool:
         return False
     joined = "".join(words)
     return words[-1] in _KEY_WORDS or words[0] == "id" or bool(_ROWS.match(joined) or _JOINED.match(joined))
+
 
 # %% ../nbs/parts/identifiers.ipynb #1efde8ee
 FEWEST = 20  # rows; fewer different values are different by chance

@@ -21,8 +21,22 @@ from .files import write_text
 from .notifications import Delivery, Message, notify
 
 # %% auto #0
-__all__ = ['SECONDS', 'TRIES', 'LONGEST_TITLE', 'LONGEST_BODY', 'Incident', 'logs', 'incident_text', 'NotTold', 'GitHub',
-           'github', 'open_issue', 'OpenedIncident', 'open_incident']
+__all__ = [
+    "SECONDS",
+    "TRIES",
+    "LONGEST_TITLE",
+    "LONGEST_BODY",
+    "Incident",
+    "logs",
+    "incident_text",
+    "NotTold",
+    "GitHub",
+    "github",
+    "open_issue",
+    "OpenedIncident",
+    "open_incident",
+]
+
 
 # %% ../nbs/parts/incidents.ipynb #1b9c41eb
 class Incident(BaseModel):
@@ -77,6 +91,7 @@ def incident_text(incident: Incident, files: list[str], told: list[str]) -> str:
         lines += ["", f"## {title}", "", *content]
     return "\n".join(lines) + "\n"
 
+
 # %% ../nbs/parts/incidents.ipynb #ba094638
 class NotTold(Exception):
     """GitHub or the disk did not take an incident; the message is the reason."""
@@ -125,6 +140,7 @@ def _is_api(address: str) -> bool:
         and bool(re.fullmatch(r"[!-~]+", address))
         and not re.search("[@?#]", address)
     )
+
 
 # %% ../nbs/parts/incidents.ipynb #4ee92d76
 SECONDS = 10.0  # to connect, and to wait for an answer of GitHub
@@ -185,6 +201,7 @@ def open_issue(
         reraise=True,
     )
     return tries(_post, where, title, body, seconds)
+
 
 # %% ../nbs/parts/incidents.ipynb #eee4ca11
 class OpenedIncident(BaseModel):

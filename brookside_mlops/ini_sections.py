@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 # %% auto #0
-__all__ = ['LISTS', 'Checked', 'parse_sections', 'section_values', 'Written', 'complaints', 'checked']
+__all__ = ["LISTS", "Checked", "parse_sections", "section_values", "Written", "complaints", "checked"]
 
 # %% ../nbs/parts/ini_sections.ipynb #a40a8408
 LISTS = {"features", "slices", "rollout_steps"}  # keys whose values are split at commas
@@ -36,6 +36,7 @@ def section_values(section: Mapping[str, str]) -> dict[str, Any]:
         key: tuple(item.strip() for item in value.split(",")) if key in LISTS else value
         for key, value in given.items()
     }
+
 
 # %% ../nbs/parts/ini_sections.ipynb #dec72c86
 @dataclass(frozen=True)

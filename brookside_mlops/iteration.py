@@ -17,7 +17,8 @@ from .runs import STAGES, Run
 from .stage_inputs import readers
 
 # %% auto #0
-__all__ = ['stage_named', 'parameterized', 'iterate']
+__all__ = ["stage_named", "parameterized", "iterate"]
+
 
 # %% ../nbs/parts/iteration.ipynb #663c32f1
 def stage_named(text: str) -> str:
@@ -45,6 +46,7 @@ def _before(source: Run, stage: str) -> list[str]:
         )
     return whole
 
+
 # %% ../nbs/parts/iteration.ipynb #9a7c27c2
 def parameterized(notebook: Path, values: dict[str, Any]) -> str:
     """Return a stage notebook, as text, with a cell that sets parameters."""
@@ -57,6 +59,7 @@ def parameterized(notebook: Path, values: dict[str, Any]) -> str:
     )
     text: str = nbformat.writes(with_cell)
     return text
+
 
 # %% ../nbs/parts/iteration.ipynb #e2fbb7c0
 def iterate(source: Run, stage: str, project: Path) -> tuple[Run, Path]:

@@ -22,8 +22,19 @@ if TYPE_CHECKING:
     from brookside_mlops.stages.drift import DriftResult
 
 # %% auto #0
-__all__ = ['DAYS', 'retrain_on_labels', 'drift_facts', 'accuracy_drop', 'check_drift', 'planned_cost', 'cost_warnings',
-           'check_costs', 'look_at_metrics', 'due_jobs']
+__all__ = [
+    "DAYS",
+    "retrain_on_labels",
+    "drift_facts",
+    "accuracy_drop",
+    "check_drift",
+    "planned_cost",
+    "cost_warnings",
+    "check_costs",
+    "look_at_metrics",
+    "due_jobs",
+]
+
 
 # %% ../nbs/parts/jobs.ipynb #f1b7a6f1
 def retrain_on_labels(project: Path, one: Deployed, facts: Facts) -> str:
@@ -46,6 +57,7 @@ def retrain_on_labels(project: Path, one: Deployed, facts: Facts) -> str:
     if run is not None:
         return f"{one.endpoint}: retraining began, run {run.id}: {decision.cause}"
     return f"{one.endpoint}: no retraining: {decision.held_by or 'nothing asks for it'}"
+
 
 # %% ../nbs/parts/jobs.ipynb #31de0b4c
 DAYS = 7.0  # of requests that a weekly look takes
@@ -93,6 +105,7 @@ def check_drift(project: Path, one: Deployed, now: datetime) -> str:
         store.observe(one.endpoint, "accuracy_drop", drop, now.timestamp())
         said += f"; accuracy fell by {drop:.1%}"
     return f"{said}; {retrain_on_labels(project, one, facts)}"
+
 
 # %% ../nbs/parts/jobs.ipynb #70ae1a30
 def planned_cost(project: Path, environment: str) -> Decimal:
@@ -149,6 +162,7 @@ def check_costs(
         )
         said += f"; told {len(told.sent)}" + "".join(f"; not told {one}" for one in told.failed)
     return said
+
 
 # %% ../nbs/parts/jobs.ipynb #77da35bd
 def _each(project: Path, environment: str, work: Callable[[Deployed], str]) -> str:

@@ -30,9 +30,27 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from .zygote import LIBRARIES, Order, zygote_environment
 
 # %% auto #0
-__all__ = ['READ_AT_IMPORT', 'COMMAND', 'LAUNCHER', 'LONGEST_SOCKET', 'NotForkedError', 'ForkedProcess', 'readable', 'early',
-           'can_fork', 'WarmProcess', 'answered', 'warm_up', 'cool_down', 'order_for', 'descriptor', 'check_fits',
-           'ForkProvisioner', 'kernel_manager']
+__all__ = [
+    "READ_AT_IMPORT",
+    "COMMAND",
+    "LAUNCHER",
+    "LONGEST_SOCKET",
+    "NotForkedError",
+    "ForkedProcess",
+    "readable",
+    "early",
+    "can_fork",
+    "WarmProcess",
+    "answered",
+    "warm_up",
+    "cool_down",
+    "order_for",
+    "descriptor",
+    "check_fits",
+    "ForkProvisioner",
+    "kernel_manager",
+]
+
 
 # %% ../nbs/parts/kernels.ipynb #f8a2068b
 class NotForkedError(Exception):
@@ -96,6 +114,7 @@ class ForkedProcess:
         """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
+
 # %% ../nbs/parts/kernels.ipynb #95ce65f5
 async def readable(channel: socket.socket) -> None:
     """Wait until there is something to read, or the other end is closed; several may wait for one channel."""
@@ -107,6 +126,7 @@ async def readable(channel: socket.socket) -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
 
 # %% ../nbs/parts/kernels.ipynb #30ac6434
 READ_AT_IMPORT = (
@@ -136,6 +156,7 @@ def can_fork() -> str:
     if not hasattr(os, "pidfd_open"):
         return "this Python has no os.pidfd_open"
     return ""
+
 
 # %% ../nbs/parts/kernels.ipynb #175749e8
 COMMAND = """import sys
@@ -201,6 +222,7 @@ class WarmProcess:
                 self.process.kill()
                 self.process.wait()
 
+
 # %% ../nbs/parts/kernels.ipynb #362b7863
 async def answered(channel: socket.socket, order: Order) -> ForkedProcess:
     """Send an order and read the answer: a kernel that listens, or the reason why there is none."""
@@ -217,6 +239,7 @@ async def answered(channel: socket.socket, order: Order) -> ForkedProcess:
     if "listening" not in message:
         raise NotForkedError(message.get("refused") or f"the kernel ended while it started ({message})")
     return ForkedProcess(channel, int(message["listening"]), rest)
+
 
 # %% ../nbs/parts/kernels.ipynb #f480d911
 _warm: WarmProcess | None = None
@@ -245,6 +268,7 @@ def cool_down() -> None:
         if _warm is not None:
             _warm.close()
         _warm = None
+
 
 # %% ../nbs/parts/kernels.ipynb #6d84ebc0
 LAUNCHER = "ipykernel_launcher"
@@ -279,6 +303,7 @@ def check_fits(warm: WarmProcess, order: Order) -> None:
     )
     if differing:
         raise NotForkedError(f"libraries are loaded with other values of {', '.join(differing)}")
+
 
 # %% ../nbs/parts/kernels.ipynb #5e07ca53
 class ForkProvisioner(LocalProvisioner):
@@ -326,6 +351,7 @@ class ForkProvisioner(LocalProvisioner):
         """Send a signal to the kernel and the processes of its group, unless it has ended."""
         if self.process is not None and self.process.poll() is None:
             await super().send_signal(signum)
+
 
 # %% ../nbs/parts/kernels.ipynb #d6f87808
 LONGEST_SOCKET = 107 - len("/kernel-ipc-99999")  # sun_path in unix(7)

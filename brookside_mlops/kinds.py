@@ -16,8 +16,19 @@ import pyarrow.compute as pc
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['Kind', 'KINDS', 'ARROW_TYPES', 'WRITTEN_AS', 'DISTINCT_KEPT', 'plain_type', 'plain', 'convert', 'Evidence',
-           'evidence', 'kind_of']
+__all__ = [
+    "Kind",
+    "KINDS",
+    "ARROW_TYPES",
+    "WRITTEN_AS",
+    "DISTINCT_KEPT",
+    "plain_type",
+    "plain",
+    "convert",
+    "Evidence",
+    "evidence",
+    "kind_of",
+]
 
 # %% ../nbs/parts/kinds.ipynb #6e285826
 Kind = Literal["number", "integer", "category", "boolean", "datetime", "text"]
@@ -77,6 +88,7 @@ def plain(values: pa.Array, to: pa.DataType) -> pa.Array:
     values = pc.cast(values, to, safe=not pa.types.is_timestamp(to))
     return pc.if_else(pc.is_nan(values), None, values) if pa.types.is_floating(to) else values
 
+
 # %% ../nbs/parts/kinds.ipynb #7c46b847
 _NUMBER = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 _WHOLE = r"^\s*[+-]?\d+\s*$"
@@ -103,6 +115,7 @@ def _parse(text: pa.Array, pattern: str, to: pa.DataType) -> pa.Array:
     if pa.types.is_temporal(to):
         return _cast_where_possible(pc.utf8_trim_whitespace(fitting), to)
     return _cast_where_possible(pc.utf8_ltrim(pc.utf8_trim_whitespace(fitting), "+"), to)
+
 
 # %% ../nbs/parts/kinds.ipynb #4f7cccf8
 def _whole(numbers: pa.Array) -> pa.Array:
@@ -154,6 +167,7 @@ _FROM_TEXT: dict[Kind, Callable[[pa.Array], pa.Array]] = {
     "text": lambda text: text,
 }
 
+
 # %% ../nbs/parts/kinds.ipynb #17f6ced7
 def _float_to_text(numbers: pa.Array) -> pa.Array:
     """Return floats as text, whole ones without the fraction: 3.0 is '3'."""
@@ -204,6 +218,7 @@ def convert(values: pa.Array, kind: Kind, infinite: bool = False) -> tuple[pa.Ar
     misfits = pc.and_(pc.is_null(converted), pc.is_valid(values))
     return converted, np.flatnonzero(misfits.to_numpy(zero_copy_only=False))
 
+
 # %% ../nbs/parts/kinds.ipynb #bc321d68
 _CODE = r"^[+-]?0[0-9xX]|^[+-]?\d{18,}$"
 DISTINCT_KEPT = 60
@@ -241,6 +256,7 @@ class Evidence:
             self.infinite + other.infinite,
             distinct if distinct is None or len(distinct) <= DISTINCT_KEPT else None,
         )
+
 
 # %% ../nbs/parts/kinds.ipynb #35bb11e7
 def _casts(text: pa.Array, to: pa.DataType) -> bool:
@@ -289,6 +305,7 @@ def evidence(text: pa.Array) -> Evidence:
     if distinct is None and _casts(present, pa.timestamp("us")):
         return Evidence(len(text), total, datetimes=total, distinct=None)
     return _weighted(values, counts, distinct, len(text))
+
 
 # %% ../nbs/parts/kinds.ipynb #4d50a61a
 def kind_of(seen: Evidence) -> Kind | None:

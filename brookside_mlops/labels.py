@@ -22,8 +22,25 @@ from .datasets import columns_of, read_batches
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['REQUEST_COLUMNS', 'UNKNOWN', 'AMBIGUOUS', 'STRANGE', 'SEVERAL', 'EMPTY', 'Label', 'Added', 'LabelStore', 'LabelTable',
-           'read_labels', 'label_text', 'Places', 'Matched', 'match', 'refuse_unmatched']
+__all__ = [
+    "REQUEST_COLUMNS",
+    "UNKNOWN",
+    "AMBIGUOUS",
+    "STRANGE",
+    "SEVERAL",
+    "EMPTY",
+    "Label",
+    "Added",
+    "LabelStore",
+    "LabelTable",
+    "read_labels",
+    "label_text",
+    "Places",
+    "Matched",
+    "match",
+    "refuse_unmatched",
+]
+
 
 # %% ../nbs/parts/labels.ipynb #3ef3ba77
 class Label(NamedTuple):
@@ -114,6 +131,7 @@ class LabelStore:
                 (request, row),
             ).fetchall()
 
+
 # %% ../nbs/parts/labels.ipynb #584e32bb
 REQUEST_COLUMNS = ("request", "request_id", "x-ms-request-id")
 
@@ -148,6 +166,7 @@ def read_labels(path: Path, target: str, keys: Sequence[str] = ()) -> LabelTable
     table = pa.Table.from_batches([batch.rows for batch in read_batches(path, schema)], schema=schema)
     rows = table["row"].to_pylist() if "row" in columns else [""] * len(table)
     return LabelTable(named in keys, table[named].to_pylist(), rows, table[label].to_pylist())
+
 
 # %% ../nbs/parts/labels.ipynb #cd23c430
 UNKNOWN = "of requests that are not kept"
@@ -222,6 +241,7 @@ def match(table: LabelTable, info: BundleInfo, places: Places) -> Matched:
             refuse("that contradict another label of the same row in this table", number)
     labels = [Label(*place, text) for place, text in found.items()]
     return Matched(labels, dict(refused), examples)
+
 
 # %% ../nbs/parts/labels.ipynb #838b9568
 def refuse_unmatched(path: Path, found: Matched, rows: int, info: BundleInfo) -> None:

@@ -16,7 +16,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from .features import Features, class_names, model_inputs
 
 # %% auto #0
-__all__ = ['SAMPLE', 'SUSPICIOUS', 'sampled_places', 'single_column_power']
+__all__ = ["SAMPLE", "SUSPICIOUS", "sampled_places", "single_column_power"]
 
 # %% ../nbs/parts/leakage.ipynb #2a473b9f
 SAMPLE = 20_000

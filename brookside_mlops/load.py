@@ -26,8 +26,27 @@ from .smoke import format_fault, same_answers
 from .target import TIMEOUT, Target
 
 # %% auto #0
-__all__ = ['Category', 'SLICE', 'WARM_UP', 'Made', 'TIMED', 'constant_rate', 'Clock', 'Request', 'Outcome', 'refusal', 'judged',
-           'Sender', 'failed', 'run_in_loop', 'Load', 'measure', 'Summary', 'summarise']
+__all__ = [
+    "Category",
+    "SLICE",
+    "WARM_UP",
+    "Made",
+    "TIMED",
+    "constant_rate",
+    "Clock",
+    "Request",
+    "Outcome",
+    "refusal",
+    "judged",
+    "Sender",
+    "failed",
+    "run_in_loop",
+    "Load",
+    "measure",
+    "Summary",
+    "summarise",
+]
+
 
 # %% ../nbs/parts/load.ipynb #4170f879
 def constant_rate(rate: float, seconds: float = math.inf) -> Iterator[float]:
@@ -50,6 +69,7 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         """Let others work for so long; 0 lets them have one turn."""
         await asyncio.sleep(seconds)
+
 
 # %% ../nbs/parts/load.ipynb #11c3e2d9
 Category = Literal["ok", "connect", "timeout", "4xx", "5xx", "format", "mismatch"]
@@ -101,6 +121,7 @@ def judged(request: Request, reply: Reply, signature: BundleInfo | None = None) 
     if request.expected is not None and not same_answers(content, request.expected):
         return "mismatch", "another answer than the bundle's"
     return "ok", ""
+
 
 # %% ../nbs/parts/load.ipynb #57d4343d
 SLICE = 0.05  # seconds after which a sender looks whether it should stop
@@ -164,6 +185,7 @@ def failed(error: Exception) -> tuple[Category, str]:
         return "timeout", str(error) or "no answer in time"
     return ("format" if isinstance(error, BadAnswer) else "connect"), f"{type(error).__name__}: {error}"
 
+
 # %% ../nbs/parts/load.ipynb #940e2b4a
 WARM_UP = 1.0  # seconds
 Made = TypeVar("Made")
@@ -209,6 +231,7 @@ def measure(
 
     run_in_loop(work)
     return sorted(outcomes, key=lambda outcome: outcome.intended)
+
 
 # %% ../nbs/parts/load.ipynb #1488def9
 class Summary(BaseModel):

@@ -18,10 +18,32 @@ from .bootstrap import Bools, Estimate, Floats, Resampling, Statistic, estimate,
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['BINS', 'SILHOUETTE_ROWS', 'Classified', 'threshold_statistics', 'macro', 'roc_auc', 'average_precision', 'defined',
-           'probability_statistics', 'bin_of', 'calibration_error', 'top_class', 'classification_statistics',
-           'mean_of_classes', 'classification_metrics', 'regression_statistics', 'regression_metrics',
-           'silhouette_values', 'stability', 'adjusted_rand', 'pairs', 'shares', 'clustering_metrics']
+__all__ = [
+    "BINS",
+    "SILHOUETTE_ROWS",
+    "Classified",
+    "threshold_statistics",
+    "macro",
+    "roc_auc",
+    "average_precision",
+    "defined",
+    "probability_statistics",
+    "bin_of",
+    "calibration_error",
+    "top_class",
+    "classification_statistics",
+    "mean_of_classes",
+    "classification_metrics",
+    "regression_statistics",
+    "regression_metrics",
+    "silhouette_values",
+    "stability",
+    "adjusted_rand",
+    "pairs",
+    "shares",
+    "clustering_metrics",
+]
+
 
 # %% ../nbs/parts/metrics.ipynb #6bfe4888
 @dataclass(frozen=True)
@@ -62,6 +84,7 @@ class Classified:
             self.actual[rows], self.predicted[rows], self.probabilities[rows], self.classes, self.positive
         )
 
+
 # %% ../nbs/parts/metrics.ipynb #80177577
 def threshold_statistics(case: Classified) -> dict[str, Statistic]:
     """Return accuracy, precision, recall and F1; of the positive class, or the mean over the classes seen."""
@@ -93,6 +116,7 @@ def macro(numerator: Floats, denominator: Floats) -> Statistic:
         return np.asarray(np.where(below > 0, above / np.maximum(below, 1), 0).mean(axis=1))
 
     return Statistic(of)
+
 
 # %% ../nbs/parts/metrics.ipynb #ea1d7888
 def roc_auc(true: Bools, score: Floats) -> Statistic:
@@ -134,6 +158,7 @@ def defined(statistic: Statistic, values: Floats) -> Statistic:
         return statistic
     return Statistic(lambda weights: np.full(len(weights), np.nan))
 
+
 # %% ../nbs/parts/metrics.ipynb #c3918abe
 BINS = 10
 
@@ -167,6 +192,7 @@ def top_class(case: Classified) -> NDArray[Any]:
     """Return the class with the highest probability [rows]."""
     names: NDArray[Any] = np.array(case.classes, dtype=object)
     return np.asarray(np.take(names, case.probabilities.argmax(axis=1)))
+
 
 # %% ../nbs/parts/metrics.ipynb #49d02fbb
 def classification_statistics(case: Classified) -> dict[str, Statistic]:
@@ -205,6 +231,7 @@ def classification_metrics(case: Classified, how: Resampling | None = None) -> d
     """Return every metric of a classifier with its interval."""
     return estimate(classification_statistics(case), len(case.actual), how)
 
+
 # %% ../nbs/parts/metrics.ipynb #eb4a9c1a
 def regression_statistics(actual: Floats, predicted: Floats) -> dict[str, Statistic]:
     """Return R2, MAE, RMSE, MAPE (a share) and PRED(25) of values [rows]."""
@@ -234,6 +261,7 @@ def regression_metrics(
     if np.ptp(true) == 0:
         statistics["r2"] = Statistic(lambda weights: np.full(len(weights), np.nan))
     return estimate(statistics, len(true), how)
+
 
 # %% ../nbs/parts/metrics.ipynb #df4cd118
 SILHOUETTE_ROWS = 5000
@@ -268,6 +296,7 @@ def stability(
         sample = generator.integers(0, len(fitted_on), size=len(fitted_on))
         agreements.append(adjusted_rand_score(labels, clone(estimator).fit(fitted_on[sample]).predict(asked)))
     return estimate({"stability": ratio(np.array(agreements))}, refits, how)["stability"]
+
 
 # %% ../nbs/parts/metrics.ipynb #f673f5f8
 def adjusted_rand(first: NDArray[Any], second: NDArray[Any]) -> Statistic:

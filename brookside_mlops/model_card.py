@@ -12,7 +12,8 @@ from .stages.train import TrainResult
 from .stages.validate import ValidateResult
 
 # %% auto #0
-__all__ = ['model_card']
+__all__ = ["model_card"]
+
 
 # %% ../nbs/parts/model_card.ipynb #de035019
 def _table(head: str, rows: list[str]) -> str:

@@ -19,7 +19,7 @@ from .features import Features, model_inputs
 from .files import replacing
 
 # %% auto #0
-__all__ = ['Floats', 'TINY', 'TRUSTED', 'Predictions', 'temper', 'Model', 'load_model']
+__all__ = ["Floats", "TINY", "TRUSTED", "Predictions", "temper", "Model", "load_model"]
 
 # %% ../nbs/parts/modelling.ipynb #e36a370c
 Floats = NDArray[np.float64]
@@ -38,6 +38,7 @@ class Predictions:
     values: Floats | None = None
     distances: Floats | None = None
 
+
 # %% ../nbs/parts/modelling.ipynb #b9cd12b4
 TINY = 1e-12
 
@@ -47,6 +48,7 @@ def temper(probabilities: Floats, temperature: float) -> Floats:
     logits = np.log(np.asarray(probabilities, dtype=np.float64) + TINY) * temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
 
 # %% ../nbs/parts/modelling.ipynb #bf703c7b
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Model:
         }
         with replacing(path) as temporary:
             skops.io.dump(content, temporary)
+
 
 # %% ../nbs/parts/modelling.ipynb #bd6daa53
 TRUSTED = (

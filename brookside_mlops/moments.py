@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 # %% auto #0
-__all__ = ['STEP_BITS', 'COARSER_BITS', 'Scale', 'scale_of', 'Moments', 'moments', 'length', 'mean', 'deviation']
+__all__ = [
+    "STEP_BITS",
+    "COARSER_BITS",
+    "Scale",
+    "scale_of",
+    "Moments",
+    "moments",
+    "length",
+    "mean",
+    "deviation",
+]
 
 # %% ../nbs/parts/moments.ipynb #2941d9a5
 STEP_BITS = 20
@@ -59,6 +69,7 @@ def _slices(values: NDArray[np.float64], scale: Scale) -> Iterator[tuple[NDArray
         yield values[low:first], coarser
         yield values[last:high], coarser
         first, last = low, high
+
 
 # %% ../nbs/parts/moments.ipynb #c2b5650e
 _BLOCK, _ROW = 1 << 15, 1 << 12  # a block stays in the cache of a core
@@ -127,6 +138,7 @@ def moments(values: NDArray[np.float64], edges: NDArray[np.float64]) -> Moments:
         below=below[0],
         above=above[0],
     )
+
 
 # %% ../nbs/parts/moments.ipynb #cceb6776
 def _ratio(above: int, below: int, exponent: int) -> float:

@@ -39,8 +39,26 @@ from .rollout_store import RolloutStore
 from .telemetry import tell_watched, wanted
 
 # %% auto #0
-__all__ = ['WINDOW', 'LAG', 'LOOKBACK', 'MOST', 'CHUNK', 'SHOWN', 'PART', 'moment', 'samples_at', 'time_line', 'probe',
-           'tenures_of', 'Watched', 'AlertView', 'MonitorReport', 'alert_views', 'report_of', 'look']
+__all__ = [
+    "WINDOW",
+    "LAG",
+    "LOOKBACK",
+    "MOST",
+    "CHUNK",
+    "SHOWN",
+    "PART",
+    "moment",
+    "samples_at",
+    "time_line",
+    "probe",
+    "tenures_of",
+    "Watched",
+    "AlertView",
+    "MonitorReport",
+    "alert_views",
+    "report_of",
+    "look",
+]
 
 # %% ../nbs/parts/monitor.ipynb #7f360a8e
 WINDOW = 300.0  # seconds behind a rate or a percentile, where the configuration says nothing else
@@ -81,6 +99,7 @@ def time_line(
             at += STEP
             yield at, samples_at(rows, at, window) | {name: observed(name, at) for name in HOLDS}
 
+
 # %% ../nbs/parts/monitor.ipynb #3b41c9d8
 def probe(own: Endpoint) -> float | None:
     """Return 1 where the server of an endpoint answers and 0 where it does not; None where it is not meant to run."""
@@ -91,6 +110,7 @@ def probe(own: Endpoint) -> float | None:
     if not own.state.exists or not own.state.server()[0]:
         return None
     return 0.0 if own.health() is None else 1.0
+
 
 # %% ../nbs/parts/monitor.ipynb #be541c93
 def tenures_of(state_folder: Path, endpoint: str) -> list[Tenure]:
@@ -111,6 +131,7 @@ def tenures_of(state_folder: Path, endpoint: str) -> list[Tenure]:
             since = datetime.fromisoformat(made[0]).timestamp()
             found.append(Tenure(deployment=record.new, version=record.target.version, since=since))
     return sorted(found, key=lambda one: one.since)
+
 
 # %% ../nbs/parts/monitor.ipynb #f6903f31
 @dataclass(frozen=True)
@@ -214,6 +235,7 @@ def report_of(watched: Watched, state: AlertState, health: float | None, at: flo
         predictions=read_predictions(log, at - SHOWN, at),
         alerts=alert_views(watched.rules, state),
     )
+
 
 # %% ../nbs/parts/monitor.ipynb #953b25b7
 def look(watched: Watched, now: float | None = None) -> MonitorReport:

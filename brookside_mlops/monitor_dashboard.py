@@ -22,7 +22,8 @@ from brookside_mlops.monitor_pictures import (
 from .plots import Picture
 
 # %% auto #0
-__all__ = ['dashboard_text', 'write_dashboard']
+__all__ = ["dashboard_text", "write_dashboard"]
+
 
 # %% ../nbs/parts/monitor_dashboard.ipynb #e4e4d676
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -27,7 +27,7 @@ from brookside_mlops.monitoring import (
 from .monitoring_predictions import PredictionMetrics, read_predictions, sampled_predictions
 
 # %% auto #0
-__all__ = ['PARTS', 'DashboardData', 'read_dashboard', 'alert_spans']
+__all__ = ["PARTS", "DashboardData", "read_dashboard", "alert_spans"]
 
 # %% ../nbs/parts/monitor_history.ipynb #9156bb03
 PARTS = 288
@@ -85,6 +85,7 @@ def read_dashboard(
         effects=[one for one in store.effects(endpoint) if one.event.at >= start],
         report=report,
     )
+
 
 # %% ../nbs/parts/monitor_history.ipynb #19a09b5f
 def alert_spans(events: Sequence[AlertEvent], end: float) -> list[tuple[AlertEvent, float, bool]]:

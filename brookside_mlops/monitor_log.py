@@ -17,7 +17,7 @@ from .monitoring import WindowMetrics
 from .monitoring_sections import Level, Logging
 
 # %% auto #0
-__all__ = ['Line', 'log_lines', 'log_folder', 'write_log']
+__all__ = ["Line", "log_lines", "log_folder", "write_log"]
 
 # %% ../nbs/parts/monitor_log.ipynb #27ac04d6
 Line = tuple[Level, str]
@@ -43,6 +43,7 @@ def log_lines(hour: WindowMetrics, events: Iterable[AlertEvent], effects: Iterab
         for one in effects
     ]
     return lines
+
 
 # %% ../nbs/parts/monitor_log.ipynb #1ccf5c68
 def log_folder(state_folder: Path) -> Path:

@@ -17,7 +17,15 @@ from .monitoring import WindowMetrics
 from .plots import COLOURS, INK, Picture, describe, figure
 
 # %% auto #0
-__all__ = ['TIMES', 'SEVERITY_COLOURS', 'ROLES', 'traffic_picture', 'latency_picture', 'alert_picture', 'prediction_picture']
+__all__ = [
+    "TIMES",
+    "SEVERITY_COLOURS",
+    "ROLES",
+    "traffic_picture",
+    "latency_picture",
+    "alert_picture",
+    "prediction_picture",
+]
 
 # %% ../nbs/parts/monitor_pictures.ipynb #929c9e03
 TIMES = ("p50_ms", "p95_ms", "p99_ms")
@@ -121,6 +129,7 @@ def latency_picture(data: DashboardData) -> Picture:
     axes.legend(loc="upper right", fontsize=8, ncols=3)
     _clock(axes, data)
     return describe(picture, f"Latency of {data.endpoint}: {found}.")
+
 
 # %% ../nbs/parts/monitor_pictures.ipynb #43f5698e
 SEVERITY_COLOURS = {"warning": COLOURS["warn"], "error": COLOURS["secondary"], "critical": COLOURS["bad"]}

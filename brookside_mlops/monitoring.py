@@ -18,8 +18,23 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 # %% auto #0
-__all__ = ['LIVE', 'PINNED', 'FAILOVER', 'Category', 'PERCENTILES', 'Rows', 'read_rows', 'WindowMetrics', 'percentiles_ms',
-           'summarise', 'windows', 'Tenure', 'VersionMetrics', 'version_of_rows', 'by_version']
+__all__ = [
+    "LIVE",
+    "PINNED",
+    "FAILOVER",
+    "Category",
+    "PERCENTILES",
+    "Rows",
+    "read_rows",
+    "WindowMetrics",
+    "percentiles_ms",
+    "summarise",
+    "windows",
+    "Tenure",
+    "VersionMetrics",
+    "version_of_rows",
+    "by_version",
+]
 
 # %% ../nbs/parts/monitoring.ipynb #c2b2a527
 LIVE, PINNED, FAILOVER = 0, 1, 2
@@ -89,6 +104,7 @@ def read_rows(path: Path, start: float, end: float) -> Rows:
     order = np.argsort(time, kind="stable")  # rows lie in the order of their ends, which is nearly that
     return Rows(time, seconds, status, sort, place, tuple(codes), since).where(order)
 
+
 # %% ../nbs/parts/monitoring.ipynb #5c480d44
 Category = Literal["refused", "overload", "failed", "unavailable", "timeout"]
 
@@ -104,6 +120,7 @@ def _categories(status: NDArray[np.int16]) -> dict[Category, int]:
     }
     counts = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
     return {name: count for name, count in counts.items() if count}
+
 
 # %% ../nbs/parts/monitoring.ipynb #6a07ce6a
 PERCENTILES = (50, 95, 99)
@@ -174,6 +191,7 @@ def windows(rows: Rows, start: float, end: float, width: float) -> list[WindowMe
     """Return the metrics of windows side by side, each `width` seconds wide, from `start` to `end`."""
     edges = np.arange(start, end + width / 2, width).tolist()
     return [summarise(rows, one, other) for one, other in pairwise(edges)]
+
 
 # %% ../nbs/parts/monitoring.ipynb #d660756d
 class Tenure(BaseModel):

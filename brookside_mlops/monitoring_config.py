@@ -20,8 +20,18 @@ from .settings import project_file
 from .yaml_models import Fault, read_yaml, refuse
 
 # %% auto #0
-__all__ = ['FILE', 'SCHEMA', 'optional_model', 'MonitoringConfig', 'config_file', 'monitoring_config', 'rules_of', 'drift_limits',
-           'schema_text']
+__all__ = [
+    "FILE",
+    "SCHEMA",
+    "optional_model",
+    "MonitoringConfig",
+    "config_file",
+    "monitoring_config",
+    "rules_of",
+    "drift_limits",
+    "schema_text",
+]
+
 
 # %% ../nbs/parts/monitoring_config.ipynb #0e099884
 def _optional(annotation: Any) -> Any:
@@ -51,6 +61,7 @@ if TYPE_CHECKING:
     EnvironmentProfile = Section
 else:
     EnvironmentProfile = optional_model(Profile)
+
 
 # %% ../nbs/parts/monitoring_config.ipynb #0b3bfd0c
 def _merged(base: BaseModel | Mapping[str, Any], over: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +108,7 @@ class MonitoringConfig(Profile):
         own = self.environment_profiles.get(environment)  # type: ignore[call-overload]
         return Profile.model_validate(_plain(_merged(values, own)) if own else values)
 
+
 # %% ../nbs/parts/monitoring_config.ipynb #f6f4071b
 FILE = "azure-ml/monitoring/monitoring-config.yml"
 SCHEMA = "azure-ml/monitoring/monitoring-config.schema.json"
@@ -139,6 +151,7 @@ def drift_limits(project: Path, environment: str) -> Thresholds:
         domain_critical=how.domain_critical,
         accuracy_drop=profile.model_performance.max_accuracy_drop,
     )
+
 
 # %% ../nbs/parts/monitoring_config.ipynb #1f33227a
 def _for_editors(schema: Any) -> Any:

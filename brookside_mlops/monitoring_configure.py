@@ -19,7 +19,8 @@ MAIL_CHANNEL = "mail"
 Change = tuple[tuple[str, ...], Any]
 
 # %% auto #0
-__all__ = ['MAIL_CHANNEL', 'Change', 'configure_alerts']
+__all__ = ["MAIL_CHANNEL", "Change", "configure_alerts"]
+
 
 # %% ../nbs/parts/monitoring_configure.ipynb #9d514bf7
 def _threshold_changes(

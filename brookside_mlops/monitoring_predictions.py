@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 # %% auto #0
-__all__ = ['PredictionMetrics', 'read_predictions', 'sampled_predictions']
+__all__ = ["PredictionMetrics", "read_predictions", "sampled_predictions"]
 
 # %% ../nbs/parts/monitoring_predictions.ipynb #fb5ab6de
 _SUMS = """
@@ -59,6 +59,7 @@ def read_predictions(path: Path, start: float, end: float) -> list[PredictionMet
         )
         for name, (rows, total, squares) in sorted(sums.items())
     ]
+
 
 # %% ../nbs/parts/monitoring_predictions.ipynb #6e123184
 _LATER = 60.0

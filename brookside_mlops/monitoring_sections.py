@@ -25,9 +25,27 @@ from .schedules import ScheduleText
 from .yaml_models import Fault, refuse
 
 # %% auto #0
-__all__ = ['Share', 'Area', 'Positive', 'BudgetShare', 'Money', 'Address', 'Level', 'Section', 'PerformanceMetrics',
-           'DriftMethods', 'DataDrift', 'ModelPerformance', 'AlertChannel', 'Rule', 'Alerting', 'AutoRetraining',
-           'CostMonitoring', 'Logging', 'Profile']
+__all__ = [
+    "Share",
+    "Area",
+    "Positive",
+    "BudgetShare",
+    "Money",
+    "Address",
+    "Level",
+    "Section",
+    "PerformanceMetrics",
+    "DriftMethods",
+    "DataDrift",
+    "ModelPerformance",
+    "AlertChannel",
+    "Rule",
+    "Alerting",
+    "AutoRetraining",
+    "CostMonitoring",
+    "Logging",
+    "Profile",
+]
 
 # %% ../nbs/parts/monitoring_sections.ipynb #7522ef25
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,6 +108,7 @@ class ModelPerformance(Section):
     max_accuracy_drop: Share = 0.05
     min_labels: Annotated[int, Field(ge=1)] = 200
 
+
 # %% ../nbs/parts/monitoring_sections.ipynb #88feba19
 _ADDRESS = r"^[^@\s,;<>]+@[^@\s,;<>]+$"
 
@@ -141,6 +160,7 @@ class Alerting(Section):
     default_channels: tuple[ChannelName, ...] = ()
     rules: dict[RuleName, Rule] = Field(_RULES, min_length=1)
 
+
 # %% ../nbs/parts/monitoring_sections.ipynb #037423b5
 class AutoRetraining(Section):
     """When a model is trained anew without anybody asking, and what it then has to show."""
@@ -171,6 +191,7 @@ class Logging(Section):
 
     level: Level = "info"
     keep_days: Annotated[int, Field(ge=1, le=3650)] = 90
+
 
 # %% ../nbs/parts/monitoring_sections.ipynb #90a6c0e5
 class Profile(Section):
@@ -214,6 +235,7 @@ def _limits(profile: Profile) -> Mapping[Metric, float]:
         "drift_share": profile.data_drift.warning_share,
         "accuracy_drop": profile.model_performance.max_accuracy_drop,
     }
+
 
 # %% ../nbs/parts/monitoring_sections.ipynb #3a5dc537
 def _order_faults(profile: Profile) -> list[Fault]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 # %% auto #0
-__all__ = ['table_html']
+__all__ = ["table_html"]
 
 # %% ../nbs/parts/notebook_html.ipynb #a9367856
 _CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0;border:0;white-space:pre-line"

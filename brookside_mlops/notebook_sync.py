@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['module_of', 'exported_cells', 'module_cells', 'meaning', 'differing_cells', 'out_of_step']
+__all__ = ["module_of", "exported_cells", "module_cells", "meaning", "differing_cells", "out_of_step"]
 
 # %% ../nbs/parts/notebook_sync.ipynb #09cf7ab7
 _MARK = re.compile(r"^# %% \S+\.ipynb #(\S+)$", re.M)
@@ -41,6 +41,7 @@ def module_cells(text: str) -> dict[str, str]:
     """Return the code of an exported module by the id of the cell it came from."""
     parts = _MARK.split(re.sub(r"^# %% auto #0\n(?:.*\n)*?(?=^# %% |\Z)", "", text, flags=re.M))
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
 
 # %% ../nbs/parts/notebook_sync.ipynb #e3d8a061
 class _Absolute(ast.NodeTransformer):
@@ -74,6 +75,7 @@ def differing_cells(notebook: Mapping[str, Any], module: str, package: tuple[str
             same = False
         wrong += [] if same else [name]
     return wrong
+
 
 # %% ../nbs/parts/notebook_sync.ipynb #e8044fd8
 def out_of_step(project: Path) -> Iterator[str]:

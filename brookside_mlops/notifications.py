@@ -21,8 +21,23 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 # %% auto #0
-__all__ = ['VARIABLE', 'Kind', 'SENT', 'UNUSABLE', 'REFUSED', 'LIMIT', 'TRIES', 'Message', 'Delivery', 'safe_name', 'Channel',
-           'configured', 'channels', 'main', 'notify']
+__all__ = [
+    "VARIABLE",
+    "Kind",
+    "SENT",
+    "UNUSABLE",
+    "REFUSED",
+    "LIMIT",
+    "TRIES",
+    "Message",
+    "Delivery",
+    "safe_name",
+    "Channel",
+    "configured",
+    "channels",
+    "main",
+    "notify",
+]
 
 # %% ../nbs/parts/notifications.ipynb #d4495f77
 VARIABLE = "BROOKSIDE_NOTIFY"
@@ -46,6 +61,7 @@ class Delivery(BaseModel):
 
     sent: list[str] = Field(default_factory=list)
     failed: list[str] = Field(default_factory=list)
+
 
 # %% ../nbs/parts/notifications.ipynb #15620839
 _HOST_FIRST = re.compile(r"\{schema\}://([^/]*@)?\{host\}")
@@ -85,6 +101,7 @@ def safe_name(url: str) -> str:
         return "unknown"
     return f"{scheme} {_host(url) if _schemes()[scheme] else ''}".strip()
 
+
 # %% ../nbs/parts/notifications.ipynb #9a73161b
 class Channel(BaseModel):
     """A channel: a name that can be shown, and a URL that cannot."""
@@ -112,6 +129,7 @@ def channels(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return the names of the channels, which show no user, password, path or token."""
     return [one.name for one in configured(environ)]
 
+
 # %% ../nbs/parts/notifications.ipynb #412ab030
 SENT, UNUSABLE = 0, 4
 
@@ -136,6 +154,7 @@ def main() -> None:
     order = json.load(sys.stdin)
     sys.exit(_deliver(order["url"], Message.model_validate(order["message"])))
 
+
 # %% ../nbs/parts/notifications.ipynb #d315f4df
 REFUSED = "it did not take the message"
 
@@ -158,6 +177,7 @@ def _try(url: SecretStr, message: Message, seconds: float) -> str:
         return f"no process could be started: {error.strerror}"
     known = {SENT: "", UNUSABLE: f"not a whole URL of a service that apprise knows (see {VARIABLE})"}
     return known.get(ended.returncode, REFUSED)
+
 
 # %% ../nbs/parts/notifications.ipynb #15de0489
 LIMIT = 20.0  # seconds for one channel

@@ -16,8 +16,25 @@ from pydantic import BaseModel, ConfigDict
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['NAME', 'SERVICE', 'SCHEMA', 'Status', 'STATUSES', 'Value', 'CENT', 'schema_faults', 'TrackerRow', 'TrackerPage',
-           'to_notion', 'from_notion', 'page_of', 'Update', 'Plan', 'shown', 'plan']
+__all__ = [
+    "NAME",
+    "SERVICE",
+    "SCHEMA",
+    "Status",
+    "STATUSES",
+    "Value",
+    "CENT",
+    "schema_faults",
+    "TrackerRow",
+    "TrackerPage",
+    "to_notion",
+    "from_notion",
+    "page_of",
+    "Update",
+    "Plan",
+    "shown",
+    "plan",
+]
 
 # %% ../nbs/parts/notion.ipynb #1b9e346a
 NAME, SERVICE = "Name", "Service"
@@ -57,6 +74,7 @@ def _fault(name: str, properties: Mapping[str, Any]) -> str:
 def schema_faults(properties: Mapping[str, Any]) -> list[str]:
     """Return a line for each property that is missing, of another type, or without an option that is needed."""
     return [fault for name in SCHEMA if (fault := _fault(name, properties))]
+
 
 # %% ../nbs/parts/notion.ipynb #9d5c019a
 Value = str | Decimal | None
@@ -126,6 +144,7 @@ def page_of(found: Mapping[str, Any]) -> TrackerPage:
     values = {name: from_notion(found["properties"][name]) for name in SCHEMA}
     return TrackerPage(str(found["id"]), str(found.get("url", "")), values)
 
+
 # %% ../nbs/parts/notion.ipynb #cb4983c3
 def _counted(names: Iterable[str]) -> list[str]:
     """Return the names that come more than once."""
@@ -150,6 +169,7 @@ def _disputed(wanted: Mapping[str, TrackerRow], pages: Iterable[TrackerPage], se
                 f"endpoint, otherwise rename the page or the endpoint ({where})"
             )
     return lines
+
 
 # %% ../nbs/parts/notion.ipynb #5f400d1a
 @dataclass(frozen=True)

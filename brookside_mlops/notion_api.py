@@ -28,9 +28,28 @@ class NotionError(BrooksideError):
 
     exit_code = 1
 
+
 # %% auto #0
-__all__ = ['NOTION_VERSION', 'TOKEN', 'DATABASE', 'ADDRESS', 'Answer', 'TRIES', 'LONGEST', 'PASSING', 'NotionError', 'read_token',
-           'database_id', 'passing', 'pause', 'explained', 'notion_client_of', 'Tracker', 'open_tracker']
+__all__ = [
+    "NOTION_VERSION",
+    "TOKEN",
+    "DATABASE",
+    "ADDRESS",
+    "Answer",
+    "TRIES",
+    "LONGEST",
+    "PASSING",
+    "NotionError",
+    "read_token",
+    "database_id",
+    "passing",
+    "pause",
+    "explained",
+    "notion_client_of",
+    "Tracker",
+    "open_tracker",
+]
+
 
 # %% ../nbs/parts/notion_api.ipynb #6030aed8
 def read_token(environ: Mapping[str, str] = os.environ) -> SecretStr:
@@ -55,6 +74,7 @@ def database_id(text: str) -> str:
             "32 hexadecimal digits"
         )
     return found.group()
+
 
 # %% ../nbs/parts/notion_api.ipynb #598d1137
 TRIES = 8
@@ -103,6 +123,7 @@ def explained(error: BaseException, token: SecretStr, doing: str) -> BrooksideEr
     what = f"{status} {getattr(code, 'value', code)}: {said}" if status else said
     return NotionError(f"{doing}: Notion says: {what}")
 
+
 # %% ../nbs/parts/notion_api.ipynb #e8698657
 def notion_client_of(token: SecretStr, address: str) -> Any:
     """Return a client for a token and the address of Notion's API, which is '' for the usual one."""
@@ -121,6 +142,7 @@ def notion_client_of(token: SecretStr, address: str) -> Any:
     )
     options.base_url = address.rstrip("/") or options.base_url
     return Client(options)
+
 
 # %% ../nbs/parts/notion_api.ipynb #6b4dd17b
 class Tracker:
@@ -248,6 +270,7 @@ class Tracker:
             found = self.call(doing, lambda _: self.client.pages.retrieve(page_id=page.id))
             if not found.get("in_trash"):
                 raise
+
 
 # %% ../nbs/parts/notion_api.ipynb #a948eed8
 @contextmanager

@@ -31,8 +31,21 @@ from .serving import Version, run_of, version_in
 SUBJECT = "notion"
 
 # %% auto #0
-__all__ = ['SUBJECT', 'Option', 'MonthlyCost', 'NotionSettings', 'Seen', 'status_of', 'link_of', 'serving_run', 'row_of',
-           'seen_endpoints', 'difference', 'alone', 'carry_out']
+__all__ = [
+    "SUBJECT",
+    "Option",
+    "MonthlyCost",
+    "NotionSettings",
+    "Seen",
+    "status_of",
+    "link_of",
+    "serving_run",
+    "row_of",
+    "seen_endpoints",
+    "difference",
+    "alone",
+    "carry_out",
+]
 
 # %% ../nbs/parts/notion_sync.ipynb #d57b3ff3
 Option = Annotated[str, Field(min_length=1, max_length=100, pattern="^[^,]+$")]
@@ -61,6 +74,7 @@ class NotionSettings(BaseModel):
         if any(name not in _PLACES or spec or how for _, name, spec, how in parts):
             raise ValueError(right)
         return template
+
 
 # %% ../nbs/parts/notion_sync.ipynb #b8df7ef9
 MonthlyCost = Callable[[str], Decimal]
@@ -148,6 +162,7 @@ def seen_endpoints(folders: Sequence[Path], settings: NotionSettings, monthly_co
                 remarks += [remark] if remark else []
     return Seen(tuple(rows), tuple(unreadable), tuple(remarks))
 
+
 # %% ../nbs/parts/notion_sync.ipynb #af521483
 def difference(tracker: Tracker, seen: Seen, settings: NotionSettings, archive_all: bool = False) -> Plan:
     """Return what has to be written so that the tracker says what is. Raises InputError for what is not clear."""
@@ -159,6 +174,7 @@ def difference(tracker: Tracker, seen: Seen, settings: NotionSettings, archive_a
             "run it in the folder of the project, or say --archive-all"
         )
     return made
+
 
 # %% ../nbs/parts/notion_sync.ipynb #ec9c6b0b
 @contextmanager

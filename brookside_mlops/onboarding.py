@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from brookside_mlops.contracts import Contract
 
 # %% auto #0
-__all__ = ['CLASSES', 'Onboarding', 'known_usecases', 'guess_task', 'refuse_other_target', 'onboard']
+__all__ = ["CLASSES", "Onboarding", "known_usecases", "guess_task", "refuse_other_target", "onboard"]
 
 # %% ../nbs/parts/onboarding.ipynb #84181a3e
 CLASSES = 20  # whole numbers with more different values than this are quantities

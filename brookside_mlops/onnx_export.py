@@ -32,7 +32,7 @@ from .modelling import TINY, Model
 from .usecases import UseCase
 
 # %% auto #0
-__all__ = ['OPSETS', 'TOLERANCE', 'to_onnx', 'request_of', 'write_bundle', 'Parity', 'compare_bundle']
+__all__ = ["OPSETS", "TOLERANCE", "to_onnx", "request_of", "write_bundle", "Parity", "compare_bundle"]
 
 # %% ../nbs/parts/onnx_export.ipynb #690b9301
 OPSETS = {"": 21, "ai.onnx.ml": 3}
@@ -93,6 +93,7 @@ def _name_inputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = given.get(name, name)
+
 
 # %% ../nbs/parts/onnx_export.ipynb #89543fae
 def _classes(
@@ -183,6 +184,7 @@ def to_onnx(model: Model) -> onnx.ModelProto:
     onnx.checker.check_model(converted)
     return converted
 
+
 # %% ../nbs/parts/onnx_export.ipynb #034e06cc
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it: NaN and other gaps as None, 32-bit floats without their tail."""
@@ -232,6 +234,7 @@ def write_bundle(folder: Path, model: Model, usecase: UseCase, examples: pd.Data
     )
     write_text(folder / "bundle.json", info.model_dump_json(indent=2) + "\n")
     return info
+
 
 # %% ../nbs/parts/onnx_export.ipynb #3c3cb204
 TOLERANCE = 1e-5

@@ -19,7 +19,7 @@ from .run_report import executed, shown_cells
 from .runs import Run
 
 # %% auto #0
-__all__ = ['settled', 'Change', 'notebook_changes', 'output_changes', 'change_lines', 'changes_html']
+__all__ = ["settled", "Change", "notebook_changes", "output_changes", "change_lines", "changes_html"]
 
 # %% ../nbs/parts/output_diff.ipynb #6fb22525
 _ALWAYS = (
@@ -39,6 +39,7 @@ def settled(text: str, folders: Iterable[Path] = ()) -> str:
     for pattern, word in _ALWAYS:
         text = pattern.sub(word, text)
     return text
+
 
 # %% ../nbs/parts/output_diff.ipynb #b39a4f81
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def output_changes(first: Run, second: Run) -> list[Change]:
     pairs = [(theirs[path.name], path) for path in executed(second) if path.name in theirs]
     return [change for pair in pairs for change in notebook_changes(*pair)]
 
+
 # %% ../nbs/parts/output_diff.ipynb #d0b5809f
 def _lines(parts: tuple[str, ...]) -> list[str]:
     """Return the lines of outputs; a picture and a table are named, since a terminal does not show them."""
@@ -170,6 +172,7 @@ def change_lines(change: Change, most: int = 12) -> list[str]:
         *(f"  {line}" for line in body[:most]),
         *more,
     ]
+
 
 # %% ../nbs/parts/output_diff.ipynb #129a59c0
 _STYLE = """

@@ -16,7 +16,7 @@ from typing import Any
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['TYPES', 'Parameter', 'declarations', 'check_parameters', 'notebook_parameters', 'assignments']
+__all__ = ["TYPES", "Parameter", "declarations", "check_parameters", "notebook_parameters", "assignments"]
 
 # %% ../nbs/parts/parameters.ipynb #3fe67f09
 TYPES: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
@@ -72,6 +72,7 @@ def declarations(source: str, where: str = "parameters") -> dict[str, Parameter]
             found[parameter.name] = parameter
     return found
 
+
 # %% ../nbs/parts/parameters.ipynb #90adfd43
 def _typed(parameter: Parameter, value: Any) -> Any:
     """Return `value` as the declared type; raise `ValueError` where it is not one."""
@@ -124,6 +125,7 @@ def check_parameters(
         if fault:
             faults.append(f"{where}: {name} = {value!r} is {fault}: {parameter.allowed()}")
     return values, faults
+
 
 # %% ../nbs/parts/parameters.ipynb #6e1a61d4
 def notebook_parameters(notebook: Path) -> dict[str, Parameter]:

@@ -20,7 +20,7 @@ from .errors import InputError
 from .kinds import plain, plain_type
 
 # %% auto #0
-__all__ = ['BATCH_ROWS', 'Found', 'parquet_schema', 'parquet_batches', 'parquet_length', 'each_column']
+__all__ = ["BATCH_ROWS", "Found", "parquet_schema", "parquet_batches", "parquet_length", "each_column"]
 
 # %% ../nbs/parts/parquet_files.ipynb #bb869ea2
 BATCH_ROWS = 65_536
@@ -67,6 +67,7 @@ def parquet_batches(path: Path, columns: Sequence[str] | None = None) -> Iterato
             fields = [schema.field(name) for name in stored.schema.names]
             arrays = [plain(stored[field.name], field.type) for field in fields]
             yield pa.record_batch(arrays, schema=pa.schema(fields))
+
 
 # %% ../nbs/parts/parquet_files.ipynb #d57a1a7f
 Found = TypeVar("Found")

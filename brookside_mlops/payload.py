@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 from .bundle import BundleColumn
 
 # %% auto #0
-__all__ = ['MAX_ROWS', 'PayloadError', 'parse_payload']
+__all__ = ["MAX_ROWS", "PayloadError", "parse_payload"]
+
 
 # %% ../nbs/parts/payload.ipynb #b9a64a02
 class PayloadError(Exception):
@@ -30,6 +31,7 @@ class PayloadError(Exception):
 
 
 MAX_ROWS = 10_000
+
 
 # %% ../nbs/parts/payload.ipynb #46c06813
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _not_json(body: bytes, error: Exception) -> PayloadError:
     said = error if isinstance(error, _NoValue) else "a number has too many digits"
     return PayloadError(400, "not_json", f"the body is not JSON: {said}")
 
+
 # %% ../nbs/parts/payload.ipynb #b6df4ddf
 def _records(rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
     """Return a list of records by column. Each record has the columns of the first."""
@@ -170,6 +173,7 @@ def _table(body: bytes) -> dict[str, Sequence[Any]]:
     if not content:
         raise PayloadError(400, "no_rows", "there is no row to score", "input_data")
     return _records(content)
+
 
 # %% ../nbs/parts/payload.ipynb #40040570
 _TYPES: dict[str, tuple[type, ...]] = {

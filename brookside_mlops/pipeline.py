@@ -242,10 +242,8 @@ def advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None = N
 
 def _advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None, until: str) -> None:
     """Advance a run that is held."""
-    stages = PROMOTED_LINE if run.record.promoted_from else LINE
-    parameters = stage_parameters(run.project, LINE, run.record.parameters, run.folder)
     stages = stages_until(PROMOTED_LINE if run.record.promoted_from else LINE, until)
-    parameters = stage_parameters(run.project, LINE, run.record.parameters)
+    parameters = stage_parameters(run.project, LINE, run.record.parameters, run.folder)
     for stage in stages:
         if stage == "deploy" and (later := _superseded(run)):
             listen(Event("superseded", run, stage, record=run.record.stages[stage], text=later))

@@ -43,8 +43,19 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
 # %% auto #0
-__all__ = ['READ_AGAIN', 'LAST_LINES', 'Found', 'STATES', 'Hosting', 'provisioning', 'deployment_of', 'shares', 'NotEnded',
-           'quiet', 'AzureEndpoint']
+__all__ = [
+    "READ_AGAIN",
+    "LAST_LINES",
+    "Found",
+    "STATES",
+    "Hosting",
+    "provisioning",
+    "deployment_of",
+    "shares",
+    "NotEnded",
+    "quiet",
+    "AzureEndpoint",
+]
 
 # %% ../../nbs/parts/azure.ipynb #7145c60b
 READ_AGAIN = 2.0  # seconds between two looks at what changes
@@ -106,6 +117,7 @@ def quiet() -> Iterator[None]:
     """Keep the dots of the SDK out of what a command prints."""
     with redirect_stdout(io.StringIO()):
         yield
+
 
 # %% ../../nbs/parts/azure.ipynb #1c4b3cc7
 class AzureEndpoint:

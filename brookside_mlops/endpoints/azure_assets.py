@@ -24,8 +24,21 @@ if TYPE_CHECKING:
     from azure.ai.ml.entities import Model
 
 # %% auto #0
-__all__ = ['SCORE', 'IMAGE', 'SERVER', 'NEEDED', 'ENVIRONMENT', 'model_folder', 'register_model', 'imported', 'needed',
-           'code_folder', 'conda_file', 'serving_environment']
+__all__ = [
+    "SCORE",
+    "IMAGE",
+    "SERVER",
+    "NEEDED",
+    "ENVIRONMENT",
+    "model_folder",
+    "register_model",
+    "imported",
+    "needed",
+    "code_folder",
+    "conda_file",
+    "serving_environment",
+]
+
 
 # %% ../../nbs/parts/azure_assets.ipynb #9d158866
 def model_folder(bundle: Path, folder: Path) -> Path:
@@ -71,6 +84,7 @@ def register_model(client: MLClient, bundle: Path, name: str, version: int, fold
             f"(sha256 {there[:12] or 'unknown'}, not {digest[:12]}): register a new version, or name another workspace"
         )
     return found
+
 
 # %% ../../nbs/parts/azure_assets.ipynb #d8eb89e9
 SCORE = '''"""What azureml-inference-server-http calls."""
@@ -142,6 +156,7 @@ def code_folder(folder: Path) -> Path:
         shutil.copyfile(file, copy)
     (made / "score.py").write_text(SCORE, encoding="utf-8")
     return made
+
 
 # %% ../../nbs/parts/azure_assets.ipynb #58ebf2ad
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04"

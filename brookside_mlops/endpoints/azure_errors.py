@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .local import EndpointError
 
 # %% auto #0
-__all__ = ['STEPS', 'ALIASES', 'STATUSES', 'next_step', 'Trouble', 'AzureEndpointError', 'code_and_message']
+__all__ = ["STEPS", "ALIASES", "STATUSES", "next_step", "Trouble", "AzureEndpointError", "code_and_message"]
 
 # %% ../../nbs/parts/azure_errors.ipynb #a7a6bb65
 STEPS: dict[str, str] = {
@@ -46,6 +46,7 @@ def next_step(code: str) -> str:
     found = (step for begin, step in STEPS.items() if known.startswith(begin.lower()))
     return next(found, "the service says no more; its activity log in the portal does")
 
+
 # %% ../../nbs/parts/azure_errors.ipynb #e7a82fe4
 @dataclass(frozen=True)
 class Trouble:
@@ -77,6 +78,7 @@ class AzureEndpointError(EndpointError):
         super().__init__(trouble.words())
         self.trouble = trouble
         self.about = {"code": trouble.code, "state": trouble.state, "next": next_step(trouble.code)}
+
 
 # %% ../../nbs/parts/azure_errors.ipynb #24383202
 STATUSES = {

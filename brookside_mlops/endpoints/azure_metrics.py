@@ -19,7 +19,16 @@ from .azure_score import LINE
 from .request_log import Entry, RequestLog
 
 # %% auto #0
-__all__ = ['MOST', 'BEGINNING', 'LATEST', 'traffic_query', 'entry_of', 'fetched_until', 'keep_rows', 'fetch_requests']
+__all__ = [
+    "MOST",
+    "BEGINNING",
+    "LATEST",
+    "traffic_query",
+    "entry_of",
+    "fetched_until",
+    "keep_rows",
+    "fetch_requests",
+]
 
 # %% ../../nbs/parts/azure_metrics.ipynb #95ab1043
 MOST = 100_000  # rows of one answer
@@ -60,6 +69,7 @@ def entry_of(row: Sequence[Any]) -> Entry:
         squares=float(squares or 0),
         classes=str(classes or ""),
     )
+
 
 # %% ../../nbs/parts/azure_metrics.ipynb #df3ce879
 _PLACE = "create table if not exists fetched (only integer primary key check (only = 1), since text not null)"

@@ -17,7 +17,7 @@ from .worker import Reply, answer
 from ..errors import InputError
 
 # %% auto #0
-__all__ = ['MODEL_DIR', 'DIGEST', 'MAX_ROWS', 'LINE', 'open_bundle', 'served_line', 'answer_request']
+__all__ = ["MODEL_DIR", "DIGEST", "MAX_ROWS", "LINE", "open_bundle", "served_line", "answer_request"]
 
 # %% ../../nbs/parts/azure_score.ipynb #736bc7f2
 MODEL_DIR, DIGEST, MAX_ROWS = "AZUREML_MODEL_DIR", "BROOKSIDE_SHA256", "BROOKSIDE_MAX_ROWS"
@@ -36,6 +36,7 @@ def open_bundle(environ: Mapping[str, str] = os.environ) -> Bundle:
         )
     answer(bundle, json.dumps(bundle.example(found[0].parent)).encode())
     return bundle
+
 
 # %% ../../nbs/parts/azure_score.ipynb #3d891eb5
 LINE = "brookside-served "

@@ -16,7 +16,8 @@ from ..errors import InputError
 from ..rollout_store import RolloutStore
 
 # %% auto #0
-__all__ = ['prune']
+__all__ = ["prune"]
+
 
 # %% ../../nbs/parts/care.ipynb #a51cbe4e
 def prune(

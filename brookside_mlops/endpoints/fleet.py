@@ -14,7 +14,8 @@ from .stats import DeploymentStats, MirrorStats
 from .supervisor import Post, WorkerProcess
 
 # %% auto #0
-__all__ = ['Fleet']
+__all__ = ["Fleet"]
+
 
 # %% ../../nbs/parts/fleet.ipynb #b2035610
 class Fleet:

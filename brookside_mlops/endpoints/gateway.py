@@ -39,7 +39,8 @@ from ..payload import PayloadError
 from ..telemetry import request_listener
 
 # %% auto #0
-__all__ = ['BACKLOG', 'TRIES', 'Gateway', 'listen', 'main']
+__all__ = ["BACKLOG", "TRIES", "Gateway", "listen", "main"]
+
 
 # %% ../../nbs/parts/gateway.ipynb #5a41a627
 class Gateway:
@@ -145,6 +146,7 @@ class Gateway:
             *self.page.routes(),
         ]
         return Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: refuse})
+
 
 # %% ../../nbs/parts/gateway.ipynb #f71699f2
 def _numbered(scope: MutableMapping[str, Any], send: Send) -> Send:

@@ -17,7 +17,7 @@ from .protocol import REQUEST_ID, WHOLE
 from ..payload import PayloadError
 
 # %% auto #0
-__all__ = ['MOST_HEADER', 'header_size', 'refusal', 'HttpConnection']
+__all__ = ["MOST_HEADER", "header_size", "refusal", "HttpConnection"]
 
 # %% ../../nbs/parts/http_connection.ipynb #9c0d5522
 MOST_HEADER = 64 * 1024
@@ -40,6 +40,7 @@ def refusal(error: PayloadError) -> bytes:
         "connection: close",
     )
     return "\r\n".join((*lines, "", "")).encode() + body
+
 
 # %% ../../nbs/parts/http_connection.ipynb #b00a505e
 class HttpConnection(HttpToolsProtocol):

@@ -39,7 +39,8 @@ from ..errors import BrooksideError, InputError
 from ..rollout_store import process_born
 
 # %% auto #0
-__all__ = ['STARTING', 'EndpointError', 'LocalEndpoint', 'list_endpoints', 'stop_all']
+__all__ = ["STARTING", "EndpointError", "LocalEndpoint", "list_endpoints", "stop_all"]
+
 
 # %% ../../nbs/parts/local.ipynb #85c4fd77
 class EndpointError(BrooksideError):
@@ -300,6 +301,7 @@ class LocalEndpoint:
             f'curl -s {self.show_uri()} -H "Authorization: Bearer $(head -1 {shlex.quote(str(keys))})" '
             f"-H 'Content-Type: application/json' -d @{shlex.quote(str(example))}"
         )
+
 
 # %% ../../nbs/parts/local.ipynb #e512faee
 def list_endpoints(state_folder: Path) -> list[EndpointInfo]:

@@ -11,7 +11,7 @@ from ..bundle import BundleColumn, BundleInfo
 from .protocol import PIN, REQUEST_ID, Limits
 
 # %% auto #0
-__all__ = ['request_schema', 'answer_schema', 'openapi']
+__all__ = ["request_schema", "answer_schema", "openapi"]
 
 # %% ../../nbs/parts/openapi.ipynb #2a27f0e4
 _VALUES: dict[str, dict[str, Any]] = {
@@ -50,6 +50,7 @@ def request_schema(info: BundleInfo, limits: Limits) -> dict[str, Any]:
     }
     wrapped = {"type": "object", "properties": {"input_data": table}, "required": ["input_data"]}
     return {"oneOf": [wrapped, {**rows, "items": record}]}
+
 
 # %% ../../nbs/parts/openapi.ipynb #730262c8
 def answer_schema(info: BundleInfo) -> dict[str, Any]:
@@ -90,6 +91,7 @@ _REFUSALS = {
     503: "No deployment can answer now.",
     504: "No deployment answered in time.",
 }
+
 
 # %% ../../nbs/parts/openapi.ipynb #63b7a0b1
 def openapi(endpoint: str, info: BundleInfo, limits: Limits) -> dict[str, Any]:

@@ -29,8 +29,21 @@ from ..rollout import Record
 from ..rollout_store import RolloutStore, Row, alive
 
 # %% auto #0
-__all__ = ['EVENTS', 'FILES', 'HEADERS', 'PERIOD', 'SIGN_OF_LIFE', 'ON', 'fleet_numbers', 'mirror_numbers', 'driven_by',
-           'read_page', 'answer', 'host_fault', 'Page']
+__all__ = [
+    "EVENTS",
+    "FILES",
+    "HEADERS",
+    "PERIOD",
+    "SIGN_OF_LIFE",
+    "ON",
+    "fleet_numbers",
+    "mirror_numbers",
+    "driven_by",
+    "read_page",
+    "answer",
+    "host_fault",
+    "Page",
+]
 
 # %% ../../nbs/parts/page.ipynb #c5480f60
 EVENTS = 20  # of the audit trail
@@ -100,6 +113,7 @@ def read_page(
     rest = {"mirror": mirror, "monitor": monitor, "faults": faults, "lost": lost[0], "samples_lost": lost[1]}
     return page_view(state.name, deployments, driven, events, **rest)
 
+
 # %% ../../nbs/parts/page.ipynb #5beaa4a3
 FILES = {
     "page.js": "text/javascript",
@@ -132,6 +146,7 @@ def host_fault(host: str, port: int) -> str:
     """Return what is wrong with the host that a request names, or ''."""
     right = (f"127.0.0.1:{port}", f"localhost:{port}")
     return "" if host in right else f"Host {host!a} is not this server: {right[0]} would be right"
+
 
 # %% ../../nbs/parts/page.ipynb #4b132897
 PERIOD = 1.0

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..alert_store import AlertStore
 
 # %% auto #0
-__all__ = ['HourView', 'AlertLine', 'MonitorView', 'read_monitor']
+__all__ = ["HourView", "AlertLine", "MonitorView", "read_monitor"]
+
 
 # %% ../../nbs/parts/page_monitor.ipynb #f32afbc1
 class _Part(BaseModel):

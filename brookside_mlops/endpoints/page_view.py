@@ -18,8 +18,24 @@ from ..rollout import ENDED, Record
 from ..rollout_plan import splits, stops
 
 # %% auto #0
-__all__ = ['StepState', 'View', 'DeploymentView', 'MirrorView', 'StepView', 'step_views', 'RolloutView', 'Driven', 'rollout_view',
-           'AnalysisView', 'analysis_view', 'EventView', 'PageView', 'event_view', 'page_view']
+__all__ = [
+    "StepState",
+    "View",
+    "DeploymentView",
+    "MirrorView",
+    "StepView",
+    "step_views",
+    "RolloutView",
+    "Driven",
+    "rollout_view",
+    "AnalysisView",
+    "analysis_view",
+    "EventView",
+    "PageView",
+    "event_view",
+    "page_view",
+]
+
 
 # %% ../../nbs/parts/page_view.ipynb #98445510
 class View(BaseModel):
@@ -54,6 +70,7 @@ class MirrorView(View):
     failed: int
     rows: int
     agreed: int
+
 
 # %% ../../nbs/parts/page_view.ipynb #f8ca8eae
 StepState = Literal["done", "now", "next", "stopped"]
@@ -94,6 +111,7 @@ def step_views(record: Record) -> list[StepView]:
         StepView(name=name, state="done" if number < place else here if number == place else "next")
         for number, name in enumerate(names)
     ]
+
 
 # %% ../../nbs/parts/page_view.ipynb #be1408f9
 class RolloutView(View):
@@ -217,6 +235,7 @@ def rollout_view(driven: Driven) -> RolloutView:
         changed=moves[-1].at if moves else "",
     )
 
+
 # %% ../../nbs/parts/page_view.ipynb #70f5f869
 class AnalysisView(View):
     """The comparison of the new deployment with the stable one. Rates are shares; e-values that reach `needed` stop the rollout."""
@@ -289,6 +308,7 @@ def analysis_view(record: Record) -> AnalysisView | None:
         evidence=evidence,
         counts=counts[:1].upper() + counts[1:],
     )
+
 
 # %% ../../nbs/parts/page_view.ipynb #7b64b550
 class EventView(View):

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import write_text
 
 # %% auto #0
-__all__ = ['EndpointState']
+__all__ = ["EndpointState"]
 
 # %% ../../nbs/parts/endpoint_state.ipynb #620b88e8
 _NOW = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
@@ -38,6 +38,7 @@ create table if not exists setting (only integer primary key check (only = 1), l
 """  # nosec B608
 _FIELDS = ("name", "model_name", "version", "sha256", "weight", "mirror", "created")
 _SELECT = f"select {', '.join(_FIELDS)} from deployment order by name"  # nosec B608
+
 
 # %% ../../nbs/parts/endpoint_state.ipynb #4bfbc6df
 def _new_key() -> str:
