@@ -158,8 +158,7 @@ class Watched:
 
 def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
     """Return the monitor of a deployment, as the configuration of its environment has it."""
-    from azure.ai.ml import Input
-    from azure.ai.ml import entities
+    from azure.ai.ml import Input, entities
 
     ml: Any = entities  # its annotations say less than its classes take
     numbers, categories = drift_thresholds(profile.data_drift.methods)
