@@ -130,8 +130,8 @@ def install(client: MLClient, project: Path, wanted: Wanted) -> bool:
     return True
 
 
-# %% ../nbs/parts/azure_schedules.ipynb #021ff73a
-def drift_thresholds(how: DriftMethods) -> tuple[dict[str, float], dict[str, float]]:
+# %% ../nbs/parts/azure_schedules.ipynb #fe425604
+def drift_thresholds(how: DriftMethods) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the metric and threshold of numbers, and of categories, under the names of Azure."""
     numbers = {
         "psi": {"population_stability_index": how.psi},
@@ -159,13 +159,16 @@ class Watched:
 def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
     """Return the monitor of a deployment, as the configuration of its environment has it."""
     from azure.ai.ml import Input, entities
+    from azure.ai.ml import Input
+    from azure.ai.ml import entities as ml
+    from azure.ai.ml.constants import MonitorDatasetContext
 
     ml: Any = entities  # its annotations say less than its classes take
     numbers, categories = drift_thresholds(profile.data_drift.methods)
     missing = profile.data_drift.methods.missing
     reference = ml.ReferenceData(
         input_data=Input(type="mltable", path=watched.reference),
-        data_context="training",
+        data_context=MonitorDatasetContext.TRAINING,
         data_column_names={"target_column": "prediction"},
     )
     number, category = ml.NumericalDriftMetrics(**numbers), ml.CategoricalDriftMetrics(**categories)
@@ -173,7 +176,7 @@ def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
         numerical=ml.DataQualityMetricsNumerical(null_value_rate=missing),
         categorical=ml.DataQualityMetricsCategorical(null_value_rate=missing),
     )
-    signals = {
+    signals: dict[str, Any] = {
         "data_drift": ml.DataDriftSignal(
             reference_data=reference,
             metric_thresholds=ml.DataDriftMetricThreshold(numerical=number, categorical=category),

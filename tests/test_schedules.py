@@ -369,7 +369,7 @@ def test_schedule_shows_every_job_with_its_next_time(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("--install", "azure"), "settings.ini [azure] workspace: is not set"),
-        (("--install", "systemd"), "one of cron, github would be right"),
+        (("--install", "systemd"), "one of cron, github, azure would be right"),
         (("-e", "production"), "environment 'production' is not one of dev, staging, prod"),
     ],
 )
