@@ -158,12 +158,10 @@ class Watched:
 
 def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
     """Return the monitor of a deployment, as the configuration of its environment has it."""
-    from azure.ai.ml import Input, entities
     from azure.ai.ml import Input
     from azure.ai.ml import entities as ml
     from azure.ai.ml.constants import MonitorDatasetContext
 
-    ml: Any = entities  # its annotations say less than its classes take
     numbers, categories = drift_thresholds(profile.data_drift.methods)
     missing = profile.data_drift.methods.missing
     reference = ml.ReferenceData(
@@ -197,7 +195,7 @@ def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
     }
     when = recurrence(parse_schedule(profile.data_drift.schedule))
     pattern = ml.RecurrencePattern(**when["schedule"]) if "schedule" in when else None
-    monitor: MonitorSchedule = ml.MonitorSchedule(
+    return ml.MonitorSchedule(
         name=f"brookside-monitor-{watched.endpoint}",
         trigger=ml.RecurrenceTrigger(
             frequency=when["frequency"], interval=when["interval"], schedule=pattern
@@ -211,4 +209,3 @@ def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
             monitoring_signals=signals,
         ),
     )
-    return monitor
