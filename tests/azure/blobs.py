@@ -1,4 +1,4 @@
-"""Real Azurite as the storage account of the workspace on loopback."""
+"""Real Azurite as the storage account of the workspace on loopback, and the addresses and signatures that lead to it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import ContainerClient, ContainerSasPermissions, generate_container_sas
 
-from tests.azure.emulator import SUFFIX, Emulator
+from tests.azure.emulator import ML, STORAGE, Emulator, Reply, Request, route
 
 KEY = base64.b64encode(b"k" * 64).decode()
 CONTAINER = "azureml-blobstore"
+NAME = "brooksidestore"
+ACCOUNT = f"https://{NAME}.blob.{STORAGE}"
+WORKSPACE = rf"/subscriptions/[^/]+/resourcegroups/[^/]+/providers/{ML}/workspaces/[^/]+"
 
 
 @contextmanager
@@ -38,7 +42,7 @@ def azurite(emulator: Emulator) -> Iterator[ContainerClient]:
     order = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
     order += ["--skipApiVersionCheck", "--disableTelemetry"]
     order += ["--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem")]
-    environ = {"PATH": os.environ["PATH"], "AZURITE_ACCOUNTS": f"brooksidestore:{KEY}"}
+    environ = {"PATH": os.environ["PATH"], "AZURITE_ACCOUNTS": f"{NAME}:{KEY}"}
     process = subprocess.Popen([node, str(main), *order], stdout=log, stderr=log, env=environ)
     try:
         end = time.monotonic() + 60
@@ -49,12 +53,12 @@ def azurite(emulator: Emulator) -> Iterator[ContainerClient]:
             except OSError:
                 assert process.poll() is None and time.monotonic() < end, (folder / "out.log").read_text()
                 time.sleep(0.05)
-        host = f"blob.{SUFFIX}"
+        host = f"blob.{STORAGE}"
         emulator.hosts[host] = port
         blobs = ContainerClient(
-            f"https://brooksidestore.{host}",
+            ACCOUNT,
             CONTAINER,
-            credential={"account_name": "brooksidestore", "account_key": KEY},
+            credential={"account_name": NAME, "account_key": KEY},
         )
         blobs.create_container()
         emulator.more["blobs"] = blobs
@@ -63,3 +67,37 @@ def azurite(emulator: Emulator) -> Iterator[ContainerClient]:
         process.terminate()
         process.wait(30)
         log.close()
+
+
+def signature() -> str:
+    """Return a signature that lets a client read and write the container."""
+    return generate_container_sas(
+        NAME,
+        CONTAINER,
+        KEY,
+        permission=ContainerSasPermissions(read=True, write=True, list=True, create=True, add=True),
+        expiry=datetime.now(UTC) + timedelta(hours=1),
+    )
+
+
+@route("POST", rf"{WORKSPACE}/codes/(?P<name>[^/]+)/versions/(?P<version>[^/]+)/startPendingUpload")
+def start_upload(emulator: Emulator, request: Request) -> Reply:
+    place = f"{ACCOUNT}/{CONTAINER}"
+    credential = {"credentialType": "SAS", "sasUri": f"{place}?{signature()}"}
+    return Reply(
+        200,
+        {
+            "pendingUploadType": "TemporaryBlobReference",
+            "pendingUploadId": request.given["version"],
+            "blobReferenceForConsumption": {
+                "blobUri": place,
+                "storageAccountArmId": "",
+                "credential": credential,
+            },
+        },
+    )
+
+
+@route("POST", rf"{WORKSPACE}/datastores/[^/]+/listSecrets")
+def list_secrets(emulator: Emulator, request: Request) -> Reply:
+    return Reply(200, {"secretsType": "Sas", "sasToken": signature()})

@@ -36,9 +36,9 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]
 @pytest.fixture
 def azure_store(azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """Yield that Azure with storage (Azurite) and endpoints that serve."""
-    from tests.azure.endpoints import LOGS, azurite, of
+    from tests.azure.endpoints import LOGS, of, stored
 
     monkeypatch.setenv("BROOKSIDE_AZURE_LOG_WORKSPACE", LOGS)
-    with azurite(azure):
+    with stored(azure):
         yield azure
         of(azure).close()

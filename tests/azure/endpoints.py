@@ -6,19 +6,13 @@ switched on per test: `Endpoints.fates` by deployment, `stale` and `busy` by end
 
 from __future__ import annotations
 
-import base64
-import os
 import re
 import secrets
-import shutil
-import socket
 import sqlite3
-import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +21,13 @@ import httpx
 from brookside_mlops.endpoints.local import EndpointError, LocalEndpoint
 from brookside_mlops.endpoints.protocol import PIN, REPLAYED, Limits, mirror_fault, traffic_fault
 from brookside_mlops.errors import InputError
-from tests.azure.emulator import ML, STORAGE, Emulator, Refused, Reply, Request, route
+from tests.azure.blobs import azurite
+from tests.azure.emulator import ML, Emulator, Refused, Reply, Request, route
 
 ENDPOINT = rf"(?P<endpoint>/subscriptions/[^/]+/resourcegroups/[^/]+/providers/{ML}/workspaces/[^/]+/onlineEndpoints/(?P<name>[^/]+))"
 DEPLOYMENT = rf"(?P<path>{ENDPOINT}/deployments/(?P<deployment>[^/]+))"
 TYPES = (f"{ML}/workspaces/onlineendpoints".lower(), f"{ML}/workspaces/onlineendpoints/deployments".lower())
 NEVER = 10**9
-ACCOUNT = "brooksidestore"
-KEY = base64.b64encode(b"k" * 64).decode()
 LOGS = "22222222-3333-4444-5555-666666666666"
 
 
@@ -307,36 +300,7 @@ def put_model(emulator: Emulator, request: Request) -> Reply:
     return emulator.write(request.given["path"], request, request.json)
 
 
-@route("POST", rf"/.*/providers/{ML}/workspaces/[^/]+/datastores/[^/]+/listSecrets")
-def list_secrets(emulator: Emulator, request: Request) -> Reply:
-    return Reply(200, {"secretsType": "AccountKey", "key": KEY})
-
-
 CODES = rf"(?P<workspace>/.*/providers/{ML}/workspaces/[^/]+)/codes/(?P<name>[^/]+)/versions"
-
-
-@route("POST", CODES + "/[^/]+/startPendingUpload")
-def begin_upload(emulator: Emulator, request: Request) -> Reply:
-    """A container of its own for code that comes, and a signed address that may write into it."""
-    from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
-
-    address = f"https://{ACCOUNT}.blob.{STORAGE}"
-    container = f"code-{secrets.token_hex(8)}"
-    BlobServiceClient(address, credential=KEY).create_container(container)
-    signed = generate_container_sas(
-        ACCOUNT,
-        container,
-        KEY,
-        permission=ContainerSasPermissions(read=True, write=True, list=True, create=True, add=True),
-        expiry=datetime.now(UTC) + timedelta(hours=1),
-    )
-    reference = {
-        "blobUri": f"{address}/{container}",
-        "storageAccountArmId": "",
-        "credential": {"credentialType": "SAS", "sasUri": f"{address}/{container}?{signed}"},
-    }
-    said = {"pendingUploadType": "TemporaryBlobReference", "blobReferenceForConsumption": reference}
-    return Reply(200, said)
 
 
 @route("GET", CODES)
@@ -363,55 +327,11 @@ def fetch(served: Endpoints, model: Mapping[str, Any], folder: Path) -> Path:
 
 
 @contextmanager
-def azurite(emulator: Emulator) -> Iterator[None]:
-    """Run the real Azurite, over HTTPS with our certificate, as the storage account of the workspace."""
-    from azure.storage.blob import ContainerClient
-
-    packages = Path(os.environ.get("BROOKSIDE_NODE_PACKAGES", "")) / "node_modules"
-    main = packages / "azurite" / "dist" / "src" / "blob" / "main.js"
-    node = shutil.which("node")
-    assert node and main.exists(), "npm install azurite, and set BROOKSIDE_NODE_PACKAGES to its folder"
-    folder = emulator.folder / "azurite"
-    folder.mkdir()
-    emulator.certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
-    emulator.certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (folder / "out.log").open("wb")
-    order = [
-        "--blobHost",
-        "127.0.0.1",
-        "--blobPort",
-        str(port),
-        "--location",
-        str(folder),
-        "--silent",
-        "--skipApiVersionCheck",
-    ]
-    order += ["--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem"), "--disableTelemetry"]
-    environ = {"PATH": os.environ["PATH"], "AZURITE_ACCOUNTS": f"{ACCOUNT}:{KEY}"}
-    process = subprocess.Popen([node, str(main), *order], stdout=log, stderr=log, env=environ)
-    try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < end, (folder / "out.log").read_text()
-                time.sleep(0.05)
-        host = f"blob.{STORAGE}"
-        emulator.hosts[host] = port
-        address = f"https://{ACCOUNT}.{host}"
-        blobs = ContainerClient(address, "azureml-blobstore", credential=KEY)
-        blobs.create_container()
+def stored(emulator: Emulator) -> Iterator[None]:
+    """Give the endpoints a storage account to take their models from."""
+    with azurite(emulator) as blobs:
         of(emulator).blobs = blobs
         yield
-    finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
 
 
 # Logs

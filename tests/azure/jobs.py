@@ -6,19 +6,16 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from azure.storage.blob import ContainerClient, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import ContainerClient
 
-from tests.azure.blobs import CONTAINER, KEY
-from tests.azure.emulator import ML, SUFFIX, Emulator, Refused, Reply, Request, route
+from tests.azure.blobs import CONTAINER, WORKSPACE
+from tests.azure.emulator import SUFFIX, Emulator, Refused, Reply, Request, route
 from tests.azure.walk import Node, Walk, walk
 
-WORKSPACE = rf"/subscriptions/[^/]+/resourcegroups/[^/]+/providers/{ML}/workspaces/[^/]+"
 JOB = rf"(?P<path>{WORKSPACE}/jobs/(?P<name>[^/]+))"
-ACCOUNT = f"https://brooksidestore.blob.{SUFFIX}"
 
 
 @dataclass
@@ -42,40 +39,6 @@ class Jobs:
 def of(emulator: Emulator) -> Jobs:
     found: Jobs = emulator.more.setdefault("jobs", Jobs(emulator.folder / "jobs"))
     return found
-
-
-def signature() -> str:
-    """Return a signature that lets a client read and write the container."""
-    return generate_container_sas(
-        "brooksidestore",
-        CONTAINER,
-        KEY,
-        permission=ContainerSasPermissions(read=True, write=True, list=True, create=True, add=True),
-        expiry=datetime.now(UTC) + timedelta(hours=1),
-    )
-
-
-@route("POST", rf"{WORKSPACE}/codes/(?P<name>[^/]+)/versions/(?P<version>[^/]+)/startPendingUpload")
-def start_upload(emulator: Emulator, request: Request) -> Reply:
-    place = f"{ACCOUNT}/{CONTAINER}"
-    credential = {"credentialType": "SAS", "sasUri": f"{place}?{signature()}"}
-    return Reply(
-        200,
-        {
-            "pendingUploadType": "TemporaryBlobReference",
-            "pendingUploadId": request.given["version"],
-            "blobReferenceForConsumption": {
-                "blobUri": place,
-                "storageAccountArmId": "",
-                "credential": credential,
-            },
-        },
-    )
-
-
-@route("POST", rf"{WORKSPACE}/datastores/[^/]+/listSecrets")
-def list_secrets(emulator: Emulator, request: Request) -> Reply:
-    return Reply(200, {"secretsType": "Sas", "sasToken": signature()})
 
 
 # What a job is made of
