@@ -824,7 +824,7 @@ def test_plan_shows_what_is_made_what_is_deleted_and_what_it_costs(world: World)
     assert shown.cost.in_azure == Amounts(before=Decimal(100), during=Decimal(200), after=Decimal(100))
     text = "\n".join(shown.lines())
     assert "traffic green 10 %, blue 90 %; bake 10 s" in text and "stops it: error rate over 5.0%" in text
-    assert "<pre>" in shown._repr_html_()
+    assert "<table" in shown._repr_html_()
     kept = view_plan(plan("blue-green", (100,), approval=True), info, "cost-dev", target(2), PRICE)
     assert (
         kept.cost.in_azure

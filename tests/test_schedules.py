@@ -343,7 +343,8 @@ def test_workflow_starts_whenever_something_is_due(tmp_path: Path) -> None:
     job = workflow["jobs"]["due"]
     assert job["strategy"]["matrix"]["environment"] == ["staging", "prod"]
     assert job["steps"][-1]["env"]["BROOKSIDE_NOTIFY_ONCALL"] == "${{ secrets.BROOKSIDE_NOTIFY_ONCALL }}"
-    assert job["steps"][-1]["run"] == "brookside-mlops monitor --due --environment ${{ matrix.environment }}"
+    assert job["steps"][-1]["run"] == 'brookside-mlops monitor --due --environment "$ENVIRONMENT"'
+    assert job["env"]["ENVIRONMENT"] == "${{ matrix.environment }}"
     assert "is in" in brookside("schedule", "--install", "github", "-e", "staging,prod", cwd=tmp_path).stdout
 
 

@@ -16,6 +16,7 @@ import secrets
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 import uuid
@@ -728,7 +729,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no fault of the emulator."""
+        """A client that goes away in the middle is no fault of the emulator; anything else is, and is shown."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 def _tunnel(emulator: Emulator) -> type[BaseHTTPRequestHandler]:

@@ -65,19 +65,19 @@ def test_a_request_without_api_version_is_refused(azure: Emulator) -> None:
 
 
 def test_a_resource_is_put_read_listed_changed_and_deleted(azure: Emulator) -> None:
-    path = f"{azure.group}/providers/Microsoft.Insights/actionGroups/people"
+    path = f"{azure.group}/providers/Microsoft.Insights/webtests/people"
     assert ask("GET", path).json()["error"]["code"] == "ResourceNotFound"
     made = ask("PUT", path, {"location": "Global", "tags": {"a": "1"}, "properties": {"enabled": True}})
-    assert (made.status_code, made.json()["type"]) == (201, "Microsoft.Insights/actionGroups")
+    assert (made.status_code, made.json()["type"]) == (201, "Microsoft.Insights/webtests")
     etag = made.json()["etag"]
     changed = ask("PATCH", path, {"tags": {"b": "2"}, "properties": {"enabled": None}})
     assert changed.status_code == 200 and changed.json()["tags"] == {"a": "1", "b": "2"}
     assert "enabled" not in changed.json()["properties"]
     assert ask("PUT", path, {}, {"If-Match": etag}).status_code == 412
     listed = ask("GET", path.rsplit("/", 1)[0]).json()["value"]
-    everywhere = ask(
-        "GET", f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Insights/actionGroups"
-    ).json()["value"]
+    everywhere = ask("GET", f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Insights/webtests").json()[
+        "value"
+    ]
     assert [one["name"] for one in listed] == [one["name"] for one in everywhere] == ["people"]
     assert [ask("DELETE", path).status_code for _ in range(2)] == [200, 204]
     assert [one.method for one in azure.writes()] == ["PUT", "PATCH", "PUT", "DELETE", "DELETE"]
