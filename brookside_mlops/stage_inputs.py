@@ -63,7 +63,7 @@ _ROLLOUT = (
 )
 _SERVICE_LEVEL = ("p50_ms", "p95_ms", "p99_ms")
 _COST = ("instance_count", "instance_tier", "instance_type")
-_ENDPOINT = ("endpoint", "bake_scale", "keep_hours", *_LIMITS, *_REGISTRY)
+_ENDPOINT = ("endpoint", "target", "bake_scale", "keep_hours", *_LIMITS, *_REGISTRY)
 INPUTS: dict[str, Inputs] = {
     "validate": Inputs((), ("seed",), ("contract", "data", "features", "target", "task")),
     "engineer": Inputs(
@@ -79,7 +79,7 @@ INPUTS: dict[str, Inputs] = {
     "deploy": Inputs(("engineer", "register"), (*_ROLLOUT, *_SERVICE_LEVEL, *_ENDPOINT, *_COST)),
     "smoke_test": Inputs(
         ("engineer", "register", "deploy"),
-        (*_SERVICE_LEVEL, "min_success", "smoke_rate", "smoke_seconds", "state_folder"),
+        (*_SERVICE_LEVEL, "min_success", "smoke_rate", "smoke_seconds", "state_folder", "target", *_LIMITS),
     ),
     "drift": Inputs(("engineer", "register")),
     "rollback": Inputs((), _ENDPOINT),
