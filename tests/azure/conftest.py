@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.azure.emulator import Emulator, running
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -31,6 +34,16 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]
         # What onnxruntime sends in a process that loaded it before it could be told not to is none of ours.
         strange = [one for one in emulator.strangers if one != "mobile.events.data.microsoft.com"]
         assert strange == [], "a host outside this cloud was asked for"
+
+
+@pytest.fixture
+def azure_project(azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a project with our settings.ini, which is the folder we are in."""
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(ROOT / "settings.ini", project)
+    monkeypatch.chdir(project)
+    return project
 
 
 @pytest.fixture

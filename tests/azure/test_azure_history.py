@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,20 +17,15 @@ from tests.azure.emulator import Emulator, Fault
 from tests.azure.logs import lay
 from tests.azure.monitor import CUSTOMER
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNTS = [(name, "long") for name in ("requests", "errors", "unavailable", "refused")]
 TIMES = [(name, "real") for name in ("p50_ms", "p95_ms", "p99_ms")]
 NOW = 1_795_000_020.0
 
 
 @pytest.fixture
-def here(azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    project = tmp_path / "project"
-    project.mkdir()
-    shutil.copy(ROOT / "settings.ini", project)
-    monkeypatch.chdir(project)
+def here(azure_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BROOKSIDE_AZURE_LOG_WORKSPACE", CUSTOMER)
-    return project
+    return azure_project
 
 
 def tables(azure: Emulator, now: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,20 +22,17 @@ ENDPOINT = "viability-prod"
 
 
 @pytest.fixture
-def here(azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(azure: Emulator, azure_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a project with a configuration of its own and mail addresses in it; Azure has its logs."""
-    project = tmp_path / "project"
-    (project / FILE).parent.mkdir(parents=True)
+    (azure_project / FILE).parent.mkdir(parents=True)
     text = (ROOT / FILE).read_text()
-    (project / FILE).write_text(
+    (azure_project / FILE).write_text(
         text.replace("oncall: {description: whoever is on call}", "oncall: {to: [ops@example.com]}")
     )
-    shutil.copy(ROOT / "settings.ini", project)
-    monkeypatch.chdir(project)
     monkeypatch.setenv("BROOKSIDE_AZURE_LOG_WORKSPACE", CUSTOMER)
     monkeypatch.setenv("BROOKSIDE_AZURE_ACTION_GROUP", "ag-brookside")
     add_logs(azure)
-    return project
+    return azure_project
 
 
 def insights(azure: Emulator, kind: str, name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,10 @@ from brookside_mlops.errors import InputError
 from tests.azure.emulator import SUBSCRIPTION as SUB
 from tests.azure.emulator import TENANT, Emulator, Fault
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def here(azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(azure: Emulator, azure_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a project whose settings name a group and a workspace that are not there yet."""
-    project = tmp_path / "project"
-    project.mkdir()
-    shutil.copy(ROOT / "settings.ini", project)
-    monkeypatch.chdir(project)
     for key, value in {
         "RESOURCE_GROUP": "rg-new",
         "WORKSPACE": "mlw-new",
@@ -34,7 +27,7 @@ def here(azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     }.items():
         monkeypatch.setenv(f"BROOKSIDE_AZURE_{key}", value)
     azure.put(f"/subscriptions/{SUB}", {"subscriptionId": SUB, "tenantId": TENANT, "state": "Enabled"})
-    return project
+    return azure_project
 
 
 def whats(project: Path) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,14 @@ from brookside_mlops.telemetry import CONNECTION
 from tests.azure.emulator import SECRET, Emulator, Fault
 from tests.azure.monitor import CUSTOMER, add_logs
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
-def here(azure: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    project = tmp_path / "project"
-    project.mkdir()
-    shutil.copy(ROOT / "settings.ini", project)
-    monkeypatch.chdir(project)
+def here(azure: Emulator, azure_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BROOKSIDE_AZURE_LOG_WORKSPACE", CUSTOMER)
     monkeypatch.setenv(CONNECTION, "InstrumentationKey=hunter2")
     monkeypatch.setenv("NO_PROXY", "*")
     add_logs(azure)
-    return project
+    return azure_project
 
 
 def look(project: Path) -> dict[str, Finding]:

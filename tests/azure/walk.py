@@ -89,7 +89,7 @@ def environment() -> dict[str, str]:
     """Return the variables of a step: a machine that knows nothing of this project."""
     left = ("BROOKSIDE_", "PYTHONPATH", "AZURE_", "ARM_", "HTTPS_PROXY", "SSL_CERT", "REQUESTS_CA")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left)}
-    kept["ORT_TELEMETRY_DISABLED"] = "1"
+    kept["ORT_DISABLE_TELEMETRY"] = "1"
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
