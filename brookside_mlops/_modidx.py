@@ -694,12 +694,12 @@ d = {
                 "parts/azure_jobs.html#_ended_badly",
                 "brookside_mlops/azure_jobs.py",
             ),
-            "brookside_mlops.azure_jobs._first_line": (
-                "parts/azure_jobs.html#_first_line",
-                "brookside_mlops/azure_jobs.py",
-            ),
             "brookside_mlops.azure_jobs.fetch": (
                 "parts/azure_jobs.html#fetch",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.first_line": (
+                "parts/azure_jobs.html#first_line",
                 "brookside_mlops/azure_jobs.py",
             ),
             "brookside_mlops.azure_jobs.going": (
@@ -902,6 +902,10 @@ d = {
             ),
             "brookside_mlops.azure_schedules.scheduled_pipeline": (
                 "parts/azure_schedules.html#scheduled_pipeline",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.trigger_of": (
+                "parts/azure_schedules.html#trigger_of",
                 "brookside_mlops/azure_schedules.py",
             ),
             "brookside_mlops.azure_schedules.wanted_training": (
@@ -2943,6 +2947,10 @@ d = {
                 "parts/azure.html#azureendpoint._delete_endpoint",
                 "brookside_mlops/endpoints/azure.py",
             ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint._done": (
+                "parts/azure.html#azureendpoint._done",
+                "brookside_mlops/endpoints/azure.py",
+            ),
             "brookside_mlops.endpoints.azure.AzureEndpoint._endpoint_state": (
                 "parts/azure.html#azureendpoint._endpoint_state",
                 "brookside_mlops/endpoints/azure.py",
@@ -3413,6 +3421,10 @@ d = {
                 "parts/local.html#localendpoint.logs",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.observe": (
+                "parts/local.html#localendpoint.observe",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.regenerate_key": (
                 "parts/local.html#localendpoint.regenerate_key",
                 "brookside_mlops/endpoints/local.py",
@@ -3709,6 +3721,10 @@ d = {
             ),
             "brookside_mlops.endpoints.protocol.Endpoint.logs": (
                 "parts/protocol.html#endpoint.logs",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.observe": (
+                "parts/protocol.html#endpoint.observe",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.Endpoint.regenerate_key": (
@@ -4979,10 +4995,6 @@ d = {
                 "parts/iteration.html#_before",
                 "brookside_mlops/iteration.py",
             ),
-            "brookside_mlops.iteration._for_stage": (
-                "parts/iteration.html#_for_stage",
-                "brookside_mlops/iteration.py",
-            ),
             "brookside_mlops.iteration.iterate": (
                 "parts/iteration.html#iterate",
                 "brookside_mlops/iteration.py",
@@ -5430,7 +5442,6 @@ d = {
             ),
             "brookside_mlops.monitor.look": ("parts/monitor.html#look", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.moment": ("parts/monitor.html#moment", "brookside_mlops/monitor.py"),
-            "brookside_mlops.monitor.probe": ("parts/monitor.html#probe", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.report_of": (
                 "parts/monitor.html#report_of",
                 "brookside_mlops/monitor.py",
@@ -8183,6 +8194,10 @@ d = {
         "brookside_mlops.stage_inputs": {
             "brookside_mlops.stage_inputs.Inputs": (
                 "parts/stage_inputs.html#inputs",
+                "brookside_mlops/stage_inputs.py",
+            ),
+            "brookside_mlops.stage_inputs.notebook_name": (
+                "parts/stage_inputs.html#notebook_name",
                 "brookside_mlops/stage_inputs.py",
             ),
             "brookside_mlops.stage_inputs.readers": (

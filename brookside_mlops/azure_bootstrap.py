@@ -198,11 +198,10 @@ def desired_resources(
     wanted = _base(found, tenant)
     logs = next(one.path for one in wanted if one.what == "log workspace")
     case = known_usecases(project)[0]
-    template = getattr(found, "compute", "") or "train-{environment}"
     for name in ENVIRONMENTS:
         kind = read_settings(project, name, case)[0].instance_type
         priority: Literal["Dedicated", "LowPriority"] = "Dedicated" if name == "prod" else "LowPriority"
-        wanted.append(cluster(found, template.format(environment=name), kind, priority))
+        wanted.append(cluster(found, found.compute_name(name) or f"train-{name}", kind, priority))
     if found.registry:
         wanted.append(_registry(found))
     if found.action_group:

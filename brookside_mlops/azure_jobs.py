@@ -48,6 +48,7 @@ __all__ = [
     "plan_lines",
     "send",
     "status_of",
+    "first_line",
     "Clock",
     "wait",
     "fetch",
@@ -234,7 +235,7 @@ def send(client: MLClient, run: Run, found: AzureSettings) -> SentJob:
             made = client.jobs.create_or_update(load_job(path))
         except SdkError as error:
             raise AzureError(
-                f"Azure did not take the training of {run.id}: {_first_line(error)}. Nothing of it runs. "
+                f"Azure did not take the training of {run.id}: {first_line(error).rstrip('.')}. Nothing of it runs. "
                 f"When that is mended: brookside-mlops run --resume {run.id}"
             ) from None
     return note(run, job.model_copy(update={"link": str(made.studio_url or ""), "status": status_of(made)}))
@@ -245,9 +246,9 @@ def status_of(job: Any) -> str:
     return str(getattr(job.status, "value", job.status))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # %% ../nbs/parts/azure_jobs.ipynb #3ce888b2
@@ -281,7 +282,7 @@ def wait(client: MLClient, run: Run, job: SentJob, say: Said, clock: Clock) -> S
             ) from None
         except SdkError as error:
             raise AzureError(
-                f"job {job.name} cannot be looked at: {_first_line(error)}. It may go on in Azure; look again: {again}"
+                f"job {job.name} cannot be looked at: {first_line(error).rstrip('.')}. It may go on in Azure; look again: {again}"
             ) from None
         if status != shown:
             say(f"{status.lower():12} {job.name}  {job.link}".rstrip())

@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .azure_client import AzureError
-from .azure_jobs import JOBS, stage_code
+from .azure_jobs import JOBS, first_line, stage_code
 from .azure_settings import AzureSettings
 from .schedules import DAYS, Schedule, parse_schedule
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
-    from azure.ai.ml.entities import MonitorSchedule
+    from azure.ai.ml.entities import MonitorSchedule, RecurrenceTrigger
 
     from brookside_mlops.monitoring_sections import DriftMethods, Profile
 
 # %% auto #0
 __all__ = [
     "recurrence",
+    "trigger_of",
     "Wanted",
     "wanted_training",
     "scheduled_pipeline",
@@ -52,6 +53,15 @@ def recurrence(schedule: Schedule) -> dict[str, Any]:
             "schedule": {**at, "month_days": [min(1 + 7 * schedule.week, 28)]},
         }
     return {"frequency": "day", "interval": 1, "schedule": at}
+
+
+def trigger_of(words: str) -> RecurrenceTrigger:
+    """Return what begins a job of Azure at the times that a schedule names."""
+    from azure.ai.ml.entities import RecurrencePattern, RecurrenceTrigger
+
+    when = recurrence(parse_schedule(words))
+    pattern = RecurrencePattern(**when["schedule"]) if "schedule" in when else None
+    return RecurrenceTrigger(frequency=when["frequency"], interval=when["interval"], schedule=pattern)
 
 
 # %% ../nbs/parts/azure_schedules.ipynb #a0546889
@@ -103,13 +113,11 @@ def install(client: MLClient, project: Path, wanted: Wanted) -> bool:
     """Put a schedule into the workspace; return whether it changed. Raises AzureError where Azure refuses it."""
     import yaml
     from azure.ai.ml import load_job
-    from azure.ai.ml.entities import JobSchedule, RecurrencePattern, RecurrenceTrigger
+    from azure.ai.ml.entities import JobSchedule
     from azure.core.exceptions import AzureError as SdkError
     from azure.core.exceptions import ResourceNotFoundError
 
-    when = recurrence(parse_schedule(wanted.words))
-    pattern = RecurrencePattern(**when["schedule"]) if "schedule" in when else None
-    trigger = RecurrenceTrigger(frequency=when["frequency"], interval=when["interval"], schedule=pattern)
+    trigger = trigger_of(wanted.words)
     try:
         try:
             known = client.schedules.get(wanted.name)
@@ -125,8 +133,7 @@ def install(client: MLClient, project: Path, wanted: Wanted) -> bool:
             made = JobSchedule(name=wanted.name, trigger=trigger, create_job=load_job(path), tags=tags)
             client.schedules.begin_create_or_update(made).result()
     except SdkError as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AzureError(f"Azure did not take the schedule {wanted.name}: {said}") from None
+        raise AzureError(f"Azure did not take the schedule {wanted.name}: {first_line(error)}") from None
     return True
 
 
@@ -193,13 +200,9 @@ def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
             alert_enabled=profile.alerting.enabled,
         ),
     }
-    when = recurrence(parse_schedule(profile.data_drift.schedule))
-    pattern = ml.RecurrencePattern(**when["schedule"]) if "schedule" in when else None
     return ml.MonitorSchedule(
         name=f"brookside-monitor-{watched.endpoint}",
-        trigger=ml.RecurrenceTrigger(
-            frequency=when["frequency"], interval=when["interval"], schedule=pattern
-        ),
+        trigger=trigger_of(profile.data_drift.schedule),
         create_monitor=ml.MonitorDefinition(
             compute=ml.ServerlessSparkCompute(instance_type="standard_e4s_v3", runtime_version="3.5"),
             monitoring_target=ml.MonitoringTarget(

@@ -17,7 +17,7 @@ from .files import sha256
 from .monitoring_config import config_file
 from .runs import STAGES, Run
 from .settings import project_file
-from .stage_inputs import INPUTS
+from .stage_inputs import INPUTS, notebook_name
 
 # %% auto #0
 __all__ = [
@@ -43,7 +43,7 @@ def stage_notebook(project: Path, stage: str, own: Path | None = None) -> Path:
     """
     if stage not in STAGES:
         raise InputError(f"stage {stage!r} is not one of {', '.join(STAGES)}")
-    name = f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
+    name = notebook_name(stage)
     if own is not None and (own / OWN / name).is_file():
         return own / OWN / name
     return project_file(project, f"nbs/stages/{name}")

@@ -14,7 +14,7 @@ from .files import write_text
 from .fingerprints import OWN, intact, stage_notebook
 from .promotion import carried, copy_artifacts
 from .runs import STAGES, Run
-from .stage_inputs import readers
+from .stage_inputs import notebook_name, readers
 
 # %% auto #0
 __all__ = ["stage_named", "parameterized", "iterate"]
@@ -28,7 +28,7 @@ def stage_named(text: str) -> str:
     if number.isdigit() and rest in STAGES and STAGES.index(rest) + 1 == int(number):
         return rest
     if name not in STAGES:
-        known = ", ".join(f"{at:02d}_{one}" for at, one in enumerate(STAGES, 1))
+        known = ", ".join(Path(notebook_name(stage)).stem for stage in STAGES)
         raise InputError(f"{text!r} is not a stage; there is {known}")
     return name
 
@@ -67,10 +67,10 @@ def iterate(source: Run, stage: str, project: Path) -> tuple[Run, Path]:
 
     Raises InputError where the files that the stage reads are not there as they were recorded.
     """
-    from brookside_mlops.pipeline import stage_parameters
+    from brookside_mlops.pipeline import LINE, stage_parameters
 
     before, record = _before(source, stage), source.record
-    values = stage_parameters(project, (stage,), _for_stage(record.parameters, project, stage))[stage]
+    values = stage_parameters(project, LINE, record.parameters, source.folder).get(stage, {})
     run = Run.create(project, source.environment, record.usecase, record.parameters)
     files = carried(source, before)
     copy_artifacts(source, run, files)
@@ -87,15 +87,3 @@ def iterate(source: Run, stage: str, project: Path) -> tuple[Run, Path]:
         new.artifacts = dict(files)
         new.stages = {one: record.stages[one].model_copy() for one in before}
     return run, notebook
-
-
-def _for_stage(given: dict[str, Any], project: Path, stage: str) -> dict[str, Any]:
-    """Return those parameters of a run that go to one stage."""
-    from brookside_mlops.parameters import notebook_parameters
-
-    known = notebook_parameters(stage_notebook(project, stage))
-    return {
-        name: value
-        for name, value in given.items()
-        if name in known or (name.startswith(f"{stage}.") and name.partition(".")[2] in known)
-    }

@@ -17,8 +17,6 @@ from .alert_effects import Means, carry_out_all, effects_of
 from .alert_rules import AlertRule, AlertSeverity
 from .alert_store import HOLDS, AlertStore, Effect
 from .alerts import STEP, AlertEvent, AlertState, flaps, replay, rule_text
-from .endpoints.local import LocalEndpoint
-from .endpoints.protocol import Endpoint
 from .endpoints.state import EndpointState
 from .endpoints.targets import named_endpoint
 from .monitor_log import log_lines, write_log
@@ -50,7 +48,6 @@ __all__ = [
     "moment",
     "samples_at",
     "time_line",
-    "probe",
     "tenures_of",
     "Watched",
     "AlertView",
@@ -98,18 +95,6 @@ def time_line(
         while at < last:
             at += STEP
             yield at, samples_at(rows, at, window) | {name: observed(name, at) for name in HOLDS}
-
-
-# %% ../nbs/parts/monitor.ipynb #3b41c9d8
-def probe(own: Endpoint) -> float | None:
-    """Return 1 where the server of an endpoint answers and 0 where it does not; None where it is not meant to run."""
-    if not isinstance(own, LocalEndpoint):
-        from brookside_mlops.endpoints.azure import AzureEndpoint
-
-        return own.observe() if isinstance(own, AzureEndpoint) else None
-    if not own.state.exists or not own.state.server()[0]:
-        return None
-    return 0.0 if own.health() is None else 1.0
 
 
 # %% ../nbs/parts/monitor.ipynb #be541c93
@@ -246,7 +231,7 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
     state_folder, endpoint, rules = watched.state_folder, watched.name, watched.rules
     store, log = AlertStore(state_folder), EndpointState(state_folder, endpoint).requests
     end = moment(time.time() if now is None else now)
-    health = probe(named_endpoint(state_folder, endpoint))
+    health = named_endpoint(state_folder, endpoint).observe()
     if health is not None:
         store.observe(endpoint, "health", health, end)
     while True:

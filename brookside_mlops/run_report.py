@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 from .files import write_text
 from .runs import STAGES, Run
+from .stage_inputs import notebook_name
 
 # %% auto #0
 __all__ = [
@@ -34,8 +35,8 @@ REPORT = "report.html"
 
 def executed(run: Run) -> list[Path]:
     """Return the executed notebooks of a run, in the order of the stages."""
-    names = [f"{number:02d}_{stage}.ipynb" for number, stage in enumerate(STAGES, 1)]
-    return [run.folder / name for name in names if (run.folder / name).is_file()]
+    paths = [run.folder / notebook_name(stage) for stage in STAGES]
+    return [path for path in paths if path.is_file()]
 
 
 def shown_cells(cells: list[Any]) -> list[Any]:

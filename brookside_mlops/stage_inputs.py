@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ["INPUTS", "Inputs", "readers"]
+__all__ = ["INPUTS", "Inputs", "readers", "notebook_name"]
 
 
 # %% ../nbs/parts/stage_inputs.ipynb #d38d10b7
@@ -94,3 +94,9 @@ def readers(stage: str) -> tuple[str, ...]:
         if changed & set(inputs.stages):
             changed.add(name)
     return tuple(name for name in INPUTS if name in changed and name != stage)
+
+
+# %% ../nbs/parts/stage_inputs.ipynb #96ff41a6
+def notebook_name(stage: str) -> str:
+    """Return the file name of the notebook of a stage."""
+    return f"{list(INPUTS).index(stage) + 1:02d}_{stage}.ipynb"

@@ -206,6 +206,10 @@ class AzureEndpoint:
                 raise HttpResponseError(message=f"({now}) it ended while the sign-in was renewed") from None
         raise NotEnded(f"it was not done after {minutes:g} minutes")
 
+    def _done(self, begin: Callable[[MLClient], Any], state: Callable[[], str]) -> None:
+        """Begin an operation and wait until it has ended. Raises what `_call` and `_finish` raise."""
+        self._finish(self._call(begin), self.found.wait_minutes, state)
+
     def _trouble(self, what: str, error: Exception, **more: Any) -> AzureEndpointError:
         """Return what is said of an exception of the SDK."""
         if isinstance(error, AzureEndpointError):
@@ -253,8 +257,9 @@ class AzureEndpoint:
             return
         wanted = ManagedOnlineEndpoint(name=self.name, auth_mode="key", tags={"made_by": "brookside-mlops"})
         try:
-            poller = self._call(lambda client: client.online_endpoints.begin_create_or_update(wanted))
-            self._finish(poller, self.found.wait_minutes, self._endpoint_state)
+            self._done(
+                lambda client: client.online_endpoints.begin_create_or_update(wanted), self._endpoint_state
+            )
         except (SdkError, NotEnded) as error:
             state = self._endpoint_state()
             left = self._delete_endpoint() if state else ""
@@ -269,8 +274,7 @@ class AzureEndpoint:
         from azure.core.exceptions import AzureError as SdkError
 
         try:
-            poller = self._call(lambda client: client.online_endpoints.begin_delete(self.name))
-            self._finish(poller, self.found.wait_minutes, self._endpoint_state)
+            self._done(lambda client: client.online_endpoints.begin_delete(self.name), self._endpoint_state)
         except (SdkError, NotEnded):
             return f"endpoint {self.name}: az ml online-endpoint delete --name {self.name} {self._place()}"
         return ""
@@ -400,8 +404,10 @@ class AzureEndpoint:
         from azure.core.exceptions import AzureError as SdkError
 
         try:
-            poller = self._call(lambda client: client.online_deployments.begin_delete(name, self.name))
-            self._finish(poller, self.found.wait_minutes, lambda: self._state_of(name))
+            self._done(
+                lambda client: client.online_deployments.begin_delete(name, self.name),
+                lambda: self._state_of(name),
+            )
         except (SdkError, NotEnded):
             order = (
                 f"az ml online-deployment delete --name {name} --endpoint-name {self.name} {self._place()}"
@@ -422,8 +428,10 @@ class AzureEndpoint:
         if found.mirror:
             self.set_mirror({})
         try:
-            poller = self._call(lambda client: client.online_deployments.begin_delete(name, self.name))
-            self._finish(poller, self.found.wait_minutes, lambda: self._state_of(name))
+            self._done(
+                lambda client: client.online_deployments.begin_delete(name, self.name),
+                lambda: self._state_of(name),
+            )
         except (SdkError, NotEnded) as error:
             state = self._state_of(name)
             raise self._trouble(f"deployment {name} was not deleted", error, state=state) from None
@@ -472,8 +480,9 @@ class AzureEndpoint:
 
         said = "the traffic was not changed" if what == "traffic" else "the mirror traffic was not changed"
         try:
-            poller = self._call(lambda client: client.online_endpoints.begin_create_or_update(entity))
-            self._finish(poller, self.found.wait_minutes, self._endpoint_state)
+            self._done(
+                lambda client: client.online_endpoints.begin_create_or_update(entity), self._endpoint_state
+            )
             self._seen(what, wanted)
         except (SdkError, NotEnded) as error:
             raise self._trouble(said, error, state=self._said_state(), traffic=self._said_traffic()) from None
@@ -552,10 +561,10 @@ class AzureEndpoint:
         from azure.core.exceptions import AzureError as SdkError
 
         try:
-            poller = self._call(
-                lambda client: client.online_endpoints.begin_regenerate_keys(self.name, key_type=which)
+            self._done(
+                lambda client: client.online_endpoints.begin_regenerate_keys(self.name, key_type=which),
+                self._endpoint_state,
             )
-            self._finish(poller, self.found.wait_minutes, self._endpoint_state)
         except (SdkError, NotEnded) as error:
             raise self._trouble(f"the {which} key is the old one", error, traffic="") from None
         self.__dict__.pop("_target", None)

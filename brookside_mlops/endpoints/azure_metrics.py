@@ -16,7 +16,7 @@ from ..azure_client import credential, current_cloud
 from ..azure_settings import AzureSettings
 from .azure_errors import AzureEndpointError, Trouble, code_and_message
 from .azure_score import LINE
-from .request_log import Entry, RequestLog
+from .request_log import INSERT, Entry, RequestLog
 
 # %% auto #0
 __all__ = [
@@ -73,7 +73,6 @@ def entry_of(row: Sequence[Any]) -> Entry:
 
 # %% ../../nbs/parts/azure_metrics.ipynb #df3ce879
 _PLACE = "create table if not exists fetched (only integer primary key check (only = 1), since text not null)"
-_INSERT = f"insert into request ({', '.join(Entry._fields)}) values ({', '.join('?' * len(Entry._fields))})"  # nosec B608
 
 
 def fetched_until(path: Path) -> datetime:
@@ -95,7 +94,7 @@ def keep_rows(path: Path, entries: Iterable[Entry], since: datetime) -> None:
         log.stop()
     with closing(sqlite3.connect(path, timeout=30)) as database, database:
         database.execute(_PLACE)
-        database.executemany(_INSERT, entries)
+        database.executemany(INSERT, entries)
         database.execute("insert or replace into fetched values (1, ?)", (since.isoformat(),))
 
 

@@ -260,6 +260,12 @@ class LocalEndpoint:
         """Say whether the endpoint was ever made."""
         return self.state.exists
 
+    def observe(self) -> float | None:
+        """Return 1 where the server answers and 0 where it does not; None where it is not meant to run."""
+        if not self.exists or not self.state.server()[0]:
+            return None
+        return 0.0 if self.health() is None else 1.0
+
     def deployments(self) -> dict[str, Deployment]:
         """Return the deployments by name, as the state has them."""
         return self.state.deployments()

@@ -179,6 +179,12 @@ class Endpoint(Protocol):
     def counts(self, cursor: str, limits_ms: tuple[float, float, float]) -> tuple[dict[str, Counts], str]:
         """Return what each deployment did since `cursor` ('' is the beginning), and the cursor of now."""
 
+    def observe(self) -> float | None:
+        """Return 1 where the endpoint answers and 0 where it does not; None where it is not meant to run.
+
+        What it has logged elsewhere is in its log here afterwards.
+        """
+
     def unanswered(self, deployment: str) -> float:
         """Return how long the oldest request without an answer of a deployment has waited, in seconds; 0 where all are answered.
 

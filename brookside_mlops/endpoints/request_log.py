@@ -18,7 +18,7 @@ from ..databases import write_ahead
 from .protocol import Counts
 
 # %% auto #0
-__all__ = ["Kind", "PERIOD", "MOST", "Entry", "RequestLog", "read_counts"]
+__all__ = ["Kind", "INSERT", "PERIOD", "MOST", "Entry", "RequestLog", "read_counts"]
 
 # %% ../../nbs/parts/request_log.ipynb #bf21461b
 Kind = Literal["live", "pinned", "mirror", "failover"]
@@ -48,7 +48,7 @@ create index if not exists request_time on request (time);
 """
 
 
-_INSERT = f"insert into request ({', '.join(Entry._fields)}) values ({', '.join('?' * len(Entry._fields))})"  # nosec B608
+INSERT = f"insert into request ({', '.join(Entry._fields)}) values ({', '.join('?' * len(Entry._fields))})"  # nosec B608
 
 
 @contextmanager
@@ -104,7 +104,7 @@ class RequestLog:
                 return
             try:
                 with _open(self.path) as database:
-                    database.executemany(_INSERT, batch)
+                    database.executemany(INSERT, batch)
             except (sqlite3.Error, OSError):
                 kept = batch[-MOST:]
                 self.lost += len(batch) - len(kept)
