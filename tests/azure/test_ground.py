@@ -104,18 +104,17 @@ def test_a_child_without_its_parent_is_refused(azure: Emulator) -> None:
     assert ask("PUT", child, {}).json()["error"]["code"] == "ParentResourceNotFound"
 
 
-def test_a_long_running_operation_is_watched_to_its_end(azure: Emulator) -> None:
-    from azure.mgmt.resource.resources import ResourceManagementClient
+def test_a_long_running_operation_is_watched_to_its_end(azure: Emulator, tmp_path: Any) -> None:
+    from azure.ai.ml.entities import AmlCompute
 
-    azure.long_running.add("microsoft.resources/resourcegroups")
-    client = ResourceManagementClient(sign_in(), SUBSCRIPTION, **manager())
-    client.resource_groups.create_or_update("another", {"location": "eastus"})
-    assert ask("GET", f"/subscriptions/{SUBSCRIPTION}/resourceGroups/another").json()["properties"] == {
-        "provisioningState": "Creating"
-    }
-    client.resource_groups.begin_delete("another").result()
-    assert not client.resource_groups.check_existence("another")
-    assert len(azure.seen("GET", "mfeOperation")) >= azure.looks
+    azure.long_running.add("microsoft.machinelearningservices/workspaces/computes")
+    computes = ml_client(azure_settings(tmp_path)).compute
+    made = computes.begin_create_or_update(AmlCompute(name="cpu", size="Standard_DS2_v2", max_instances=1))
+    assert computes.get("cpu").provisioning_state == "Creating"
+    assert made.result().provisioning_state == "Succeeded"
+    computes.begin_delete("cpu").result()
+    assert list(computes.list()) == []
+    assert len(azure.seen("GET", "mfeOperation")) >= 2 * azure.looks
 
 
 def test_the_sdk_comes_back_when_it_is_asked_to_wait(azure: Emulator, tmp_path: Any) -> None:
