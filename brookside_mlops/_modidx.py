@@ -576,6 +576,10 @@ d = {
                 "parts/azure_bootstrap.html#diagnostics",
                 "brookside_mlops/azure_bootstrap.py",
             ),
+            "brookside_mlops.azure_bootstrap.log_path": (
+                "parts/azure_bootstrap.html#log_path",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
             "brookside_mlops.azure_bootstrap.make": (
                 "parts/azure_bootstrap.html#make",
                 "brookside_mlops/azure_bootstrap.py",
@@ -698,10 +702,6 @@ d = {
                 "parts/azure_jobs.html#fetch",
                 "brookside_mlops/azure_jobs.py",
             ),
-            "brookside_mlops.azure_jobs.first_line": (
-                "parts/azure_jobs.html#first_line",
-                "brookside_mlops/azure_jobs.py",
-            ),
             "brookside_mlops.azure_jobs.going": (
                 "parts/azure_jobs.html#going",
                 "brookside_mlops/azure_jobs.py",
@@ -782,10 +782,6 @@ d = {
             ),
             "brookside_mlops.azure_monitor.apply_alerts": (
                 "parts/azure_monitor.html#apply_alerts",
-                "brookside_mlops/azure_monitor.py",
-            ),
-            "brookside_mlops.azure_monitor.asking": (
-                "parts/azure_monitor.html#asking",
                 "brookside_mlops/azure_monitor.py",
             ),
             "brookside_mlops.azure_monitor.delete_alert": (
@@ -922,6 +918,10 @@ d = {
                 "parts/azure_settings.html#azuresettings.compute_name",
                 "brookside_mlops/azure_settings.py",
             ),
+            "brookside_mlops.azure_settings.AzureSettings.each": (
+                "parts/azure_settings.html#azuresettings.each",
+                "brookside_mlops/azure_settings.py",
+            ),
             "brookside_mlops.azure_settings.AzureSettings.group_id": (
                 "parts/azure_settings.html#azuresettings.group_id",
                 "brookside_mlops/azure_settings.py",
@@ -930,12 +930,20 @@ d = {
                 "parts/azure_settings.html#azuresettings.need",
                 "brookside_mlops/azure_settings.py",
             ),
+            "brookside_mlops.azure_settings.AzureSettings.of": (
+                "parts/azure_settings.html#azuresettings.of",
+                "brookside_mlops/azure_settings.py",
+            ),
             "brookside_mlops.azure_settings.AzureSettings.workspace_id": (
                 "parts/azure_settings.html#azuresettings.workspace_id",
                 "brookside_mlops/azure_settings.py",
             ),
             "brookside_mlops.azure_settings._missing": (
                 "parts/azure_settings.html#_missing",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings._unsaid": (
+                "parts/azure_settings.html#_unsaid",
                 "brookside_mlops/azure_settings.py",
             ),
             "brookside_mlops.azure_settings.azure_settings": (
@@ -3125,6 +3133,10 @@ d = {
                 "parts/azure_assets.html#model_folder",
                 "brookside_mlops/endpoints/azure_assets.py",
             ),
+            "brookside_mlops.endpoints.azure_assets.model_of": (
+                "parts/azure_assets.html#model_of",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
             "brookside_mlops.endpoints.azure_assets.needed": (
                 "parts/azure_assets.html#needed",
                 "brookside_mlops/endpoints/azure_assets.py",
@@ -3155,12 +3167,20 @@ d = {
                 "parts/azure_errors.html#trouble.words",
                 "brookside_mlops/endpoints/azure_errors.py",
             ),
+            "brookside_mlops.endpoints.azure_errors.asking": (
+                "parts/azure_errors.html#asking",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
             "brookside_mlops.endpoints.azure_errors.code_and_message": (
                 "parts/azure_errors.html#code_and_message",
                 "brookside_mlops/endpoints/azure_errors.py",
             ),
             "brookside_mlops.endpoints.azure_errors.next_step": (
                 "parts/azure_errors.html#next_step",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
+            "brookside_mlops.endpoints.azure_errors.words": (
+                "parts/azure_errors.html#words",
                 "brookside_mlops/endpoints/azure_errors.py",
             ),
         },
@@ -3184,6 +3204,32 @@ d = {
             "brookside_mlops.endpoints.azure_metrics.traffic_query": (
                 "parts/azure_metrics.html#traffic_query",
                 "brookside_mlops/endpoints/azure_metrics.py",
+            ),
+        },
+        "brookside_mlops.endpoints.azure_registry": {
+            "brookside_mlops.endpoints.azure_registry.assets_of": (
+                "parts/azure_registry.html#assets_of",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.fetch": (
+                "parts/azure_registry.html#fetch",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.fetch_model": (
+                "parts/azure_registry.html#fetch_model",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.share": (
+                "parts/azure_registry.html#share",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.share_bundle": (
+                "parts/azure_registry.html#share_bundle",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.shared_model": (
+                "parts/azure_registry.html#shared_model",
+                "brookside_mlops/endpoints/azure_registry.py",
             ),
         },
         "brookside_mlops.endpoints.azure_score": {
@@ -4233,6 +4279,10 @@ d = {
             ),
             "brookside_mlops.endpoints.targets.endpoint_for": (
                 "parts/targets.html#endpoint_for",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.hand_over": (
+                "parts/targets.html#hand_over",
                 "brookside_mlops/endpoints/targets.py",
             ),
             "brookside_mlops.endpoints.targets.named_endpoint": (

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .azure_client import AzureError
-from .azure_jobs import JOBS, first_line, stage_code
+from .azure_jobs import JOBS, stage_code
 from .azure_settings import AzureSettings
+from .endpoints.azure_errors import words
 from .schedules import DAYS, Schedule, parse_schedule
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def install(client: MLClient, project: Path, wanted: Wanted) -> bool:
             made = JobSchedule(name=wanted.name, trigger=trigger, create_job=load_job(path), tags=tags)
             client.schedules.begin_create_or_update(made).result()
     except SdkError as error:
-        raise AzureError(f"Azure did not take the schedule {wanted.name}: {first_line(error)}") from None
+        raise AzureError(words(f"Azure did not take the schedule {wanted.name}", error)) from None
     return True
 
 

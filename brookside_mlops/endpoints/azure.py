@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..azure_client import ml_client
 from ..azure_settings import AzureSettings
 from ..bundle import Bundle
-from .azure_assets import code_folder, register_model, serving_environment
+from .azure_assets import code_folder
 from .azure_errors import AzureEndpointError, Trouble, code_and_message
 from .azure_metrics import fetch_requests
+from .azure_registry import assets_of, fetch_model
 from .azure_score import DIGEST, MAX_ROWS
 from brookside_mlops.endpoints.protocol import (
     Answer,
@@ -355,13 +356,14 @@ class AzureEndpoint:
         from azure.ai.ml.entities import CodeConfiguration, ManagedOnlineDeployment, OnlineRequestSettings
 
         digest, limits = Bundle.open(bundle).info.sha256, self.hosting.limits
-        model = self._call(lambda client: register_model(client, bundle, model_name, version, folder))
-        environment = self._call(serving_environment)
+        model, environment = self._call(
+            lambda client: assets_of(client, self.found, bundle, model_name, version)
+        )
         return ManagedOnlineDeployment(
             name=name,
             endpoint_name=self.name,
-            model=model.id,
-            environment=environment.id,
+            model=model,
+            environment=environment,
             code_configuration=CodeConfiguration(code=str(code_folder(folder)), scoring_script="score.py"),
             instance_type=self.hosting.instance_type,
             instance_count=self.hosting.instance_count,
@@ -597,17 +599,14 @@ class AzureEndpoint:
             return kept
         with tempfile.TemporaryDirectory() as folder:
             try:
-                self._call(
-                    lambda client: client.models.download(found.model_name, str(found.version), folder)
+                files = self._call(
+                    lambda client: fetch_model(
+                        client, self.found, found.model_name, found.version, Path(folder)
+                    )
                 )
             except SdkError as error:
                 raise self._trouble(f"the model of {deployment} cannot be fetched", error) from None
-            files = sorted(Path(folder).rglob("bundle.json"))
-            if not files:
-                raise InputError(
-                    f"model {found.model_name} version {found.version}: there is no bundle in it"
-                )
-            return self._cache(files[0].parent, Bundle.open(files[0].parent).info.sha256)
+            return self._cache(files, Bundle.open(files).info.sha256)
 
     def curl_line(self) -> str:
         """Return a command that scores the example of the deployment with most traffic; '' where there is none."""

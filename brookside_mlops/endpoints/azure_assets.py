@@ -31,6 +31,7 @@ __all__ = [
     "NEEDED",
     "ENVIRONMENT",
     "model_folder",
+    "model_of",
     "register_model",
     "imported",
     "needed",
@@ -58,24 +59,29 @@ def model_folder(bundle: Path, folder: Path) -> Path:
     return made
 
 
-def register_model(client: MLClient, bundle: Path, name: str, version: int, folder: Path) -> Model:
-    """Return the registered model of a bundle, made where it is not there. Raises InputError where another one has its version."""
+def model_of(bundle: Path, name: str, version: int, folder: Path) -> Model:
+    """Return the asset of a bundle, as it is asked for in a workspace or a registry; its files are made below `folder`."""
     from azure.ai.ml.constants import AssetTypes
     from azure.ai.ml.entities import Model
+
+    return Model(
+        name=name,
+        version=str(version),
+        path=str(model_folder(bundle, folder)),
+        type=AssetTypes.MLFLOW_MODEL,
+        tags={"sha256": Bundle.open(bundle).info.sha256, "made_by": "brookside-mlops"},
+    )
+
+
+def register_model(client: MLClient, bundle: Path, name: str, version: int, folder: Path) -> Model:
+    """Return the registered model of a bundle, made where it is not there. Raises InputError where another one has its version."""
     from azure.core.exceptions import ResourceNotFoundError
 
     digest = Bundle.open(bundle).info.sha256
     try:
         found: Model = client.models.get(name, str(version))
     except ResourceNotFoundError:
-        made = Model(
-            name=name,
-            version=str(version),
-            path=str(model_folder(bundle, folder)),
-            type=AssetTypes.MLFLOW_MODEL,
-            tags={"sha256": digest, "made_by": "brookside-mlops"},
-        )
-        registered: Model = client.models.create_or_update(made)
+        registered: Model = client.models.create_or_update(model_of(bundle, name, version, folder))
         return registered
     there = (found.tags or {}).get("sha256", "")
     if there != digest:
