@@ -37,6 +37,7 @@ class AzureSettings(BaseModel):
     action_group: str = ""
     app_insights: str = ""
     log_workspace: str = ""
+    collect_data: bool = False
     deploy_minutes: Annotated[float, Field(gt=0, le=240)] = 45.0
     wait_minutes: Annotated[float, Field(gt=0, le=240)] = 15.0
     train_on: Literal["cluster", "here"] = "cluster"

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..azure_client import ml_client
 from ..azure_settings import AzureSettings
 from ..bundle import Bundle
-from .azure_assets import code_folder
+from .azure_assets import code_folder, data_collector, told
 from .azure_errors import AzureEndpointError, Trouble, code_and_message
 from .azure_metrics import fetch_requests
 from .azure_registry import assets_of, fetch_model
-from .azure_score import DIGEST, MAX_ROWS
+from .azure_score import DIGEST
 from brookside_mlops.endpoints.protocol import (
     Answer,
     Counts,
@@ -340,7 +341,9 @@ class AzureEndpoint:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 wanted = self._wanted(name, bundle, model_name, version, Path(folder))
-                poller = self._call(lambda client: client.online_deployments.begin_create_or_update(wanted))
+                poller = self._call(
+                    lambda client: client.online_deployments.begin_create_or_update(deepcopy(wanted))
+                )
                 begun = True
                 self._finish(poller, self.found.deploy_minutes, lambda: self._state_of(name))
         except (SdkError, NotEnded) as error:
@@ -368,7 +371,8 @@ class AzureEndpoint:
             instance_type=self.hosting.instance_type,
             instance_count=self.hosting.instance_count,
             app_insights_enabled=bool(self.found.app_insights),
-            environment_variables={DIGEST: digest, MAX_ROWS: str(limits.max_rows)},
+            environment_variables={DIGEST: digest, **told(self.found, self.name, name, limits)},
+            data_collector=data_collector(self.found, limits),
             request_settings=OnlineRequestSettings(
                 request_timeout_ms=int(1000 * limits.request_seconds),
                 max_concurrent_requests_per_instance=limits.max_concurrent,
