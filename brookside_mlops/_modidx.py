@@ -576,6 +576,10 @@ d = {
                 "parts/azure_bootstrap.html#diagnostics",
                 "brookside_mlops/azure_bootstrap.py",
             ),
+            "brookside_mlops.azure_bootstrap.log_path": (
+                "parts/azure_bootstrap.html#log_path",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
             "brookside_mlops.azure_bootstrap.make": (
                 "parts/azure_bootstrap.html#make",
                 "brookside_mlops/azure_bootstrap.py",
@@ -698,10 +702,6 @@ d = {
                 "parts/azure_jobs.html#fetch",
                 "brookside_mlops/azure_jobs.py",
             ),
-            "brookside_mlops.azure_jobs.first_line": (
-                "parts/azure_jobs.html#first_line",
-                "brookside_mlops/azure_jobs.py",
-            ),
             "brookside_mlops.azure_jobs.going": (
                 "parts/azure_jobs.html#going",
                 "brookside_mlops/azure_jobs.py",
@@ -782,10 +782,6 @@ d = {
             ),
             "brookside_mlops.azure_monitor.apply_alerts": (
                 "parts/azure_monitor.html#apply_alerts",
-                "brookside_mlops/azure_monitor.py",
-            ),
-            "brookside_mlops.azure_monitor.asking": (
-                "parts/azure_monitor.html#asking",
                 "brookside_mlops/azure_monitor.py",
             ),
             "brookside_mlops.azure_monitor.delete_alert": (
@@ -880,20 +876,20 @@ d = {
                 "parts/azure_schedules.html#wanted.line",
                 "brookside_mlops/azure_schedules.py",
             ),
-            "brookside_mlops.azure_schedules.Watched": (
-                "parts/azure_schedules.html#watched",
+            "brookside_mlops.azure_schedules.code_digest": (
+                "parts/azure_schedules.html#code_digest",
                 "brookside_mlops/azure_schedules.py",
             ),
-            "brookside_mlops.azure_schedules.drift_thresholds": (
-                "parts/azure_schedules.html#drift_thresholds",
+            "brookside_mlops.azure_schedules.difference": (
+                "parts/azure_schedules.html#difference",
                 "brookside_mlops/azure_schedules.py",
             ),
             "brookside_mlops.azure_schedules.install": (
                 "parts/azure_schedules.html#install",
                 "brookside_mlops/azure_schedules.py",
             ),
-            "brookside_mlops.azure_schedules.monitor_of": (
-                "parts/azure_schedules.html#monitor_of",
+            "brookside_mlops.azure_schedules.put_schedule": (
+                "parts/azure_schedules.html#put_schedule",
                 "brookside_mlops/azure_schedules.py",
             ),
             "brookside_mlops.azure_schedules.recurrence": (
@@ -902,6 +898,10 @@ d = {
             ),
             "brookside_mlops.azure_schedules.scheduled_pipeline": (
                 "parts/azure_schedules.html#scheduled_pipeline",
+                "brookside_mlops/azure_schedules.py",
+            ),
+            "brookside_mlops.azure_schedules.training_schedule": (
+                "parts/azure_schedules.html#training_schedule",
                 "brookside_mlops/azure_schedules.py",
             ),
             "brookside_mlops.azure_schedules.trigger_of": (
@@ -922,6 +922,10 @@ d = {
                 "parts/azure_settings.html#azuresettings.compute_name",
                 "brookside_mlops/azure_settings.py",
             ),
+            "brookside_mlops.azure_settings.AzureSettings.each": (
+                "parts/azure_settings.html#azuresettings.each",
+                "brookside_mlops/azure_settings.py",
+            ),
             "brookside_mlops.azure_settings.AzureSettings.group_id": (
                 "parts/azure_settings.html#azuresettings.group_id",
                 "brookside_mlops/azure_settings.py",
@@ -930,12 +934,20 @@ d = {
                 "parts/azure_settings.html#azuresettings.need",
                 "brookside_mlops/azure_settings.py",
             ),
+            "brookside_mlops.azure_settings.AzureSettings.of": (
+                "parts/azure_settings.html#azuresettings.of",
+                "brookside_mlops/azure_settings.py",
+            ),
             "brookside_mlops.azure_settings.AzureSettings.workspace_id": (
                 "parts/azure_settings.html#azuresettings.workspace_id",
                 "brookside_mlops/azure_settings.py",
             ),
             "brookside_mlops.azure_settings._missing": (
                 "parts/azure_settings.html#_missing",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings._unsaid": (
+                "parts/azure_settings.html#_unsaid",
                 "brookside_mlops/azure_settings.py",
             ),
             "brookside_mlops.azure_settings.azure_settings": (
@@ -975,6 +987,68 @@ d = {
             "brookside_mlops.azure_steps.take_table": (
                 "parts/azure_steps.html#take_table",
                 "brookside_mlops/azure_steps.py",
+            ),
+        },
+        "brookside_mlops.azure_watched": {
+            "brookside_mlops.azure_watched.Installed": (
+                "parts/azure_watched.html#installed",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.Watched": (
+                "parts/azure_watched.html#watched",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.Watched.digest": (
+                "parts/azure_watched.html#watched.digest",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched._done": (
+                "parts/azure_watched.html#_done",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched._monitor": (
+                "parts/azure_watched.html#_monitor",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched._trainings": (
+                "parts/azure_watched.html#_trainings",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched._watching": (
+                "parts/azure_watched.html#_watching",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.drift_document": (
+                "parts/azure_watched.html#drift_document",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.drift_schedule": (
+                "parts/azure_watched.html#drift_schedule",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.drift_thresholds": (
+                "parts/azure_watched.html#drift_thresholds",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.install_all": (
+                "parts/azure_watched.html#install_all",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.monitor_of": (
+                "parts/azure_watched.html#monitor_of",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.reference_folder": (
+                "parts/azure_watched.html#reference_folder",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.register_reference": (
+                "parts/azure_watched.html#register_reference",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched.serving": (
+                "parts/azure_watched.html#serving",
+                "brookside_mlops/azure_watched.py",
             ),
         },
         "brookside_mlops.bootstrap": {
@@ -3037,12 +3111,20 @@ d = {
                 "parts/azure_assets.html#conda_file",
                 "brookside_mlops/endpoints/azure_assets.py",
             ),
+            "brookside_mlops.endpoints.azure_assets.data_collector": (
+                "parts/azure_assets.html#data_collector",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
             "brookside_mlops.endpoints.azure_assets.imported": (
                 "parts/azure_assets.html#imported",
                 "brookside_mlops/endpoints/azure_assets.py",
             ),
             "brookside_mlops.endpoints.azure_assets.model_folder": (
                 "parts/azure_assets.html#model_folder",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+            "brookside_mlops.endpoints.azure_assets.model_of": (
+                "parts/azure_assets.html#model_of",
                 "brookside_mlops/endpoints/azure_assets.py",
             ),
             "brookside_mlops.endpoints.azure_assets.needed": (
@@ -3055,6 +3137,10 @@ d = {
             ),
             "brookside_mlops.endpoints.azure_assets.serving_environment": (
                 "parts/azure_assets.html#serving_environment",
+                "brookside_mlops/endpoints/azure_assets.py",
+            ),
+            "brookside_mlops.endpoints.azure_assets.told": (
+                "parts/azure_assets.html#told",
                 "brookside_mlops/endpoints/azure_assets.py",
             ),
         },
@@ -3129,12 +3215,20 @@ d = {
                 "parts/azure_errors.html#trouble.words",
                 "brookside_mlops/endpoints/azure_errors.py",
             ),
+            "brookside_mlops.endpoints.azure_errors.asking": (
+                "parts/azure_errors.html#asking",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
             "brookside_mlops.endpoints.azure_errors.code_and_message": (
                 "parts/azure_errors.html#code_and_message",
                 "brookside_mlops/endpoints/azure_errors.py",
             ),
             "brookside_mlops.endpoints.azure_errors.next_step": (
                 "parts/azure_errors.html#next_step",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
+            "brookside_mlops.endpoints.azure_errors.words": (
+                "parts/azure_errors.html#words",
                 "brookside_mlops/endpoints/azure_errors.py",
             ),
         },
@@ -3160,7 +3254,53 @@ d = {
                 "brookside_mlops/endpoints/azure_metrics.py",
             ),
         },
+        "brookside_mlops.endpoints.azure_registry": {
+            "brookside_mlops.endpoints.azure_registry.assets_of": (
+                "parts/azure_registry.html#assets_of",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.fetch": (
+                "parts/azure_registry.html#fetch",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.fetch_model": (
+                "parts/azure_registry.html#fetch_model",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.share": (
+                "parts/azure_registry.html#share",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.share_bundle": (
+                "parts/azure_registry.html#share_bundle",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+            "brookside_mlops.endpoints.azure_registry.shared_model": (
+                "parts/azure_registry.html#shared_model",
+                "brookside_mlops/endpoints/azure_registry.py",
+            ),
+        },
         "brookside_mlops.endpoints.azure_score": {
+            "brookside_mlops.endpoints.azure_score.Collecting": (
+                "parts/azure_score.html#collecting",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
+            "brookside_mlops.endpoints.azure_score.Collecting.__init__": (
+                "parts/azure_score.html#collecting.__init__",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
+            "brookside_mlops.endpoints.azure_score.Collecting.add": (
+                "parts/azure_score.html#collecting.add",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
+            "brookside_mlops.endpoints.azure_score.Witness": (
+                "parts/azure_score.html#witness",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
+            "brookside_mlops.endpoints.azure_score.answer_columns": (
+                "parts/azure_score.html#answer_columns",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
             "brookside_mlops.endpoints.azure_score.answer_request": (
                 "parts/azure_score.html#answer_request",
                 "brookside_mlops/endpoints/azure_score.py",
@@ -3169,8 +3309,16 @@ d = {
                 "parts/azure_score.html#open_bundle",
                 "brookside_mlops/endpoints/azure_score.py",
             ),
+            "brookside_mlops.endpoints.azure_score.ours": (
+                "parts/azure_score.html#ours",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
             "brookside_mlops.endpoints.azure_score.served_line": (
                 "parts/azure_score.html#served_line",
+                "brookside_mlops/endpoints/azure_score.py",
+            ),
+            "brookside_mlops.endpoints.azure_score.witness_of": (
+                "parts/azure_score.html#witness_of",
                 "brookside_mlops/endpoints/azure_score.py",
             ),
         },
@@ -4283,6 +4431,10 @@ d = {
                 "parts/targets.html#endpoint_for",
                 "brookside_mlops/endpoints/targets.py",
             ),
+            "brookside_mlops.endpoints.targets.hand_over": (
+                "parts/targets.html#hand_over",
+                "brookside_mlops/endpoints/targets.py",
+            ),
             "brookside_mlops.endpoints.targets.named_endpoint": (
                 "parts/targets.html#named_endpoint",
                 "brookside_mlops/endpoints/targets.py",
@@ -4335,6 +4487,14 @@ d = {
             ),
         },
         "brookside_mlops.endpoints.worker": {
+            "brookside_mlops.endpoints.worker.Keeper": (
+                "parts/worker.html#keeper",
+                "brookside_mlops/endpoints/worker.py",
+            ),
+            "brookside_mlops.endpoints.worker.Keeper.add": (
+                "parts/worker.html#keeper.add",
+                "brookside_mlops/endpoints/worker.py",
+            ),
             "brookside_mlops.endpoints.worker.Reply": (
                 "parts/worker.html#reply",
                 "brookside_mlops/endpoints/worker.py",
@@ -8025,6 +8185,10 @@ d = {
             ),
         },
         "brookside_mlops.spark_entry": {
+            "brookside_mlops.spark_entry.collected_rows": (
+                "parts/spark_entry.html#collected_rows",
+                "brookside_mlops/spark_entry.py",
+            ),
             "brookside_mlops.spark_entry.main": (
                 "parts/spark_entry.html#main",
                 "brookside_mlops/spark_entry.py",

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from .azure_alerts import OWNER, TAG, Place, action_group, differences, is_ours
 from .azure_client import Arm, AzureError
-from .azure_monitor import asking
 from .azure_settings import AzureSettings, azure_settings
+from .endpoints.azure_errors import asking
 
 # %% auto #0
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Resource",
     "short_name",
     "cluster",
+    "log_path",
     "diagnostics",
     "desired_resources",
     "Step",
@@ -59,7 +60,7 @@ class Resource:
 
 def short_name(prefix: str, found: AzureSettings, hyphen: str) -> str:
     """Return a name of at most 24 characters that is nobody else's in the world: ours, and a mark of group and subscription."""
-    mark = hashlib.sha256(found.group_id.lower().encode()).hexdigest()[:8]
+    mark = hashlib.sha256(found.workspace_id.lower().encode()).hexdigest()[:8]
     word = re.sub(r"[^a-z0-9]", "", found.workspace.lower())[: 24 - len(prefix) - len(mark) - 2 * len(hyphen)]
     return hyphen.join([prefix, word, mark])
 
@@ -86,10 +87,15 @@ def cluster(
     return Resource("compute cluster", f"{found.workspace_id}/computes/{name}", "2024-10-01", content)
 
 
-def _base(found: AzureSettings, tenant: str) -> list[Resource]:
+def log_path(found: AzureSettings) -> str:
+    """Return the id of the Log Analytics workspace, which the workspaces of all environments share."""
+    name = re.sub(r"[-_]?\{environment\}", "", found.workspace) or "brookside"
+    return f"{found.group_id}/providers/Microsoft.OperationalInsights/workspaces/log-{name}"
+
+
+def _base(found: AzureSettings, tenant: str, logs: str) -> list[Resource]:
     """Return the group, and what a workspace stands on."""
     providers = f"{found.group_id}/providers"
-    logs = f"{providers}/Microsoft.OperationalInsights/workspaces/log-{found.workspace}"
     insights = f"{providers}/{_INSIGHTS}/components/{found.app_insights or f'ai-{found.workspace}'}"
     storage = f"{providers}/Microsoft.Storage/storageAccounts/{short_name('st', found, '')}"
     vault = f"{providers}/Microsoft.KeyVault/vaults/{short_name('kv', found, '-')}"
@@ -188,24 +194,27 @@ def diagnostics(found: AzureSettings, endpoint: str, logs: str) -> Resource:
 
 
 def desired_resources(
-    project: Path, found: AzureSettings, tenant: str, endpoints: Sequence[str]
+    project: Path, found: AzureSettings, tenant: str, endpoints: Mapping[str, str]
 ) -> list[Resource]:
-    """Return what should be there, in the order in which it can be made; `endpoints` are those that are there."""
+    """Return what should be there, in the order in which it can be made; `endpoints` are there, each with its environment."""
     from brookside_mlops.monitoring_config import monitoring_config
     from brookside_mlops.onboarding import known_usecases
     from brookside_mlops.settings import ENVIRONMENTS, read_settings
 
-    wanted = _base(found, tenant)
-    logs = next(one.path for one in wanted if one.what == "log workspace")
+    wanted: list[Resource] = []
+    logs = log_path(found)
+    for place in found.each(ENVIRONMENTS):
+        there = {one.path for one in wanted}
+        wanted += [one for one in _base(place, tenant, logs) if one.path not in there]
     case = known_usecases(project)[0]
     for name in ENVIRONMENTS:
         kind = read_settings(project, name, case)[0].instance_type
         priority: Literal["Dedicated", "LowPriority"] = "Dedicated" if name == "prod" else "LowPriority"
-        wanted.append(cluster(found, found.compute_name(name) or f"train-{name}", kind, priority))
+        wanted.append(cluster(found.of(name), found.compute_name(name) or f"train-{name}", kind, priority))
     if found.registry:
         wanted.append(_registry(found))
     if found.action_group:
-        place = Place(
+        alerts = Place(
             endpoint="",
             environment="prod",
             endpoint_id="",
@@ -214,9 +223,9 @@ def desired_resources(
             action_group=found.action_group,
             location=found.location,
         )
-        group = action_group(monitoring_config(project).profile("prod").alerting, place)
-        wanted.append(Resource("action group", place.action_group_id, "2023-01-01", group.content))
-    return wanted + [diagnostics(found, one, logs) for one in endpoints]
+        group = action_group(monitoring_config(project).profile("prod").alerting, alerts)
+        wanted.append(Resource("action group", alerts.action_group_id, "2023-01-01", group.content))
+    return wanted + [diagnostics(found.of(name), one, logs) for one, name in endpoints.items()]
 
 
 # %% ../nbs/parts/azure_bootstrap.ipynb #c18334a3
@@ -328,18 +337,19 @@ def plan_bootstrap(project: Path, arm: Arm) -> list[Step]:
     from brookside_mlops.onboarding import known_usecases
     from brookside_mlops.settings import ENVIRONMENTS, read_settings
 
-    found = azure_settings(project).need("subscription", "resource_group", "workspace", "location")
+    found = azure_settings(project)
+    found.of(ENVIRONMENTS[0]).need("subscription", "resource_group", "workspace", "location")
     tenant = tenant_of(arm, found)
-    names = [
-        read_settings(project, one, case)[0].endpoint_name(case)
+    names = {
+        read_settings(project, one, case)[0].endpoint_name(case): one
         for one in ENVIRONMENTS
         for case in known_usecases(project)
-    ]
-    endpoints = [
-        one
-        for one in names
-        if read_resource(arm, f"{found.workspace_id}/onlineEndpoints/{one}", "2024-10-01")
-    ]
+    }
+    endpoints = {
+        one: name
+        for one, name in names.items()
+        if read_resource(arm, f"{found.of(name).workspace_id}/onlineEndpoints/{one}", "2024-10-01")
+    }
     wanted = desired_resources(project, found, tenant, endpoints)
     there = {
         one.path: content

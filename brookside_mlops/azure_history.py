@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .azure_client import AzureError, credential, current_cloud
-from .azure_monitor import asking
 from brookside_mlops.azure_queries import (
     classes_query,
     deployments_query,
@@ -21,6 +20,7 @@ from brookside_mlops.azure_queries import (
     whole_query,
 )
 from .azure_settings import AzureSettings, azure_settings
+from .endpoints.azure_errors import asking
 
 if TYPE_CHECKING:
     from azure.monitor.query import LogsQueryClient

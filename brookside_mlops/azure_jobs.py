@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from .azure_client import AzureError
 from .azure_settings import AzureSettings
 from .azure_steps import BASELINE, SOURCE, STEPS, take_table
+from .endpoints.azure_errors import words
 from .errors import GateFailed, InputError
 from .files import write_json, write_text
 from .runs import Run
@@ -48,7 +49,6 @@ __all__ = [
     "plan_lines",
     "send",
     "status_of",
-    "first_line",
     "Clock",
     "wait",
     "fetch",
@@ -235,7 +235,7 @@ def send(client: MLClient, run: Run, found: AzureSettings) -> SentJob:
             made = client.jobs.create_or_update(load_job(path))
         except SdkError as error:
             raise AzureError(
-                f"Azure did not take the training of {run.id}: {first_line(error).rstrip('.')}. Nothing of it runs. "
+                f"{words(f'Azure did not take the training of {run.id}', error)}. Nothing of it runs. "
                 f"When that is mended: brookside-mlops run --resume {run.id}"
             ) from None
     return note(run, job.model_copy(update={"link": str(made.studio_url or ""), "status": status_of(made)}))
@@ -244,11 +244,6 @@ def send(client: MLClient, run: Run, found: AzureSettings) -> SentJob:
 def status_of(job: Any) -> str:
     """Return the status of a job as a word; the SDK has some as members of an enumeration."""
     return str(getattr(job.status, "value", job.status))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # %% ../nbs/parts/azure_jobs.ipynb #3ce888b2
@@ -282,7 +277,7 @@ def wait(client: MLClient, run: Run, job: SentJob, say: Said, clock: Clock) -> S
             ) from None
         except SdkError as error:
             raise AzureError(
-                f"job {job.name} cannot be looked at: {first_line(error).rstrip('.')}. It may go on in Azure; look again: {again}"
+                f"{words(f'job {job.name} cannot be looked at', error)}. It may go on in Azure; look again: {again}"
             ) from None
         if status != shown:
             say(f"{status.lower():12} {job.name}  {job.link}".rstrip())
@@ -371,6 +366,7 @@ def train_in_azure(run: Run, found: AzureSettings, say: Said, clock: Clock | Non
     """
     from brookside_mlops.azure_client import ml_client
 
+    found = found.of(run.environment)
     client = ml_client(found)
     job = going(client, run) or send(client, run, found)
     try:

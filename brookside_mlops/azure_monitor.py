@@ -5,8 +5,7 @@
 # %% ../nbs/parts/azure_monitor.ipynb #b62b906c
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +19,9 @@ from brookside_mlops.azure_alerts import (
     desired_alerts,
     left_to_monitor,
 )
-from .azure_client import Arm, AzureError, credential, manager
+from .azure_client import Arm, credential, manager
 from .azure_settings import AzureSettings, azure_settings
+from .endpoints.azure_errors import asking
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = [
-    "ADVICE",
+    "STEPS",
     "LOGS_VERSION",
     "ML_VERSION",
-    "asking",
     "monitor_client",
     "read_alerts",
     "write_alert",
@@ -46,35 +45,7 @@ __all__ = [
 ]
 
 # %% ../nbs/parts/azure_monitor.ipynb #e2286156
-ADVICE = {
-    "AuthorizationFailed": "give this identity the role Monitoring Contributor on the resource group",
-    "ResourceGroupNotFound": "brookside-mlops azure bootstrap --plan shows what is missing",
-    "ResourceNotFound": "brookside-mlops azure bootstrap --plan shows what is missing",
-}
-
-
-@contextmanager
-def asking(what: str) -> Iterator[None]:
-    """Turn an error of the SDK into a sentence: what was asked, what Azure said, what to do."""
-    from azure.core.exceptions import AzureError as SdkError
-    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
-
-    try:
-        yield
-    except ClientAuthenticationError as error:
-        said = str(error.message).splitlines()[0][:200]
-        raise AzureError(
-            f"{what}: Azure does not know who we are: {said}; az login, or see AZURE_CLIENT_ID and its kin"
-        ) from None
-    except HttpResponseError as error:
-        code = getattr(error.error, "code", "") or error.reason or "no reason"
-        message = (getattr(error.error, "message", "") or str(error.message)).splitlines()[0][:300]
-        advice = ADVICE.get(str(code), "brookside-mlops doctor --target azure says what is missing")
-        raise AzureError(f"{what}: {error.status_code} {code}: {message}; {advice}") from None
-    except SdkError as error:
-        raise AzureError(
-            f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:200]}; is the network there?"
-        ) from None
+STEPS = {"Authorization": "give this identity the role Monitoring Contributor on the resource group"}
 
 
 def monitor_client(found: AzureSettings) -> MonitorManagementClient:
@@ -97,7 +68,7 @@ def read_alerts(client: MonitorManagementClient, group: str) -> list[Desired]:
     """Return the action groups and alerts of a resource group. Raises AzureError."""
     found = []
     for kind, (operations, _) in _MODELS.items():
-        with asking(f"reading each {kind} of {group}"):
+        with asking(f"reading each {kind} of {group}", STEPS):
             for one in getattr(client, operations).list_by_resource_group(group):
                 found.append(Desired(kind=kind, name=one.name, content=one.serialize(keep_readonly=True)))
     return found
@@ -109,13 +80,13 @@ def write_alert(client: MonitorManagementClient, group: str, wanted: Desired) ->
 
     operations, model = _MODELS[wanted.kind]
     content = getattr(models, model).deserialize(wanted.content)
-    with asking(f"{wanted.kind} {wanted.name}"):
+    with asking(f"{wanted.kind} {wanted.name}", STEPS):
         getattr(client, operations).create_or_update(group, wanted.name, content)
 
 
 def delete_alert(client: MonitorManagementClient, group: str, change: Change) -> None:
     """Delete one resource of ours. Raises AzureError."""
-    with asking(f"{change.kind} {change.name}"):
+    with asking(f"{change.kind} {change.name}", STEPS):
         getattr(client, _MODELS[change.kind][0]).delete(group, change.name)
 
 
@@ -127,7 +98,7 @@ def logs_resource(found: AzureSettings, arm: Arm) -> tuple[str, str]:
     """Return the resource id and the location of the Log Analytics workspace. Raises InputError where it is not there."""
     found.need("subscription", "log_workspace")
     path = f"/subscriptions/{found.subscription}/providers/Microsoft.OperationalInsights/workspaces"
-    with asking("reading the Log Analytics workspaces"):
+    with asking("reading the Log Analytics workspaces", STEPS):
         answer = arm.ask("GET", path, LOGS_VERSION)
         answer.raise_for_status()
     for one in answer.json()["value"]:
@@ -187,7 +158,8 @@ def plan_alerts(
     """Compare the rules of an environment with what Azure Monitor has for an endpoint. Only reads."""
     from brookside_mlops.monitoring_config import monitoring_config
 
-    found, profile = azure_settings(project), monitoring_config(project).profile(environment)
+    found = azure_settings(project).of(environment)
+    profile = monitoring_config(project).profile(environment)
     place = place_of(found, endpoint, environment, arm)
     rules = profile.alert_rules
     wanted = desired_alerts(rules, profile.alerting, place) if rules else []

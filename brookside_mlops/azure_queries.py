@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from .alert_rules import Metric
+if TYPE_CHECKING:
+    from brookside_mlops.alert_rules import Metric
 
 # %% auto #0
 __all__ = [

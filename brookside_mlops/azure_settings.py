@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,11 +16,12 @@ from .errors import InputError
 from .settings import read_section
 
 # %% auto #0
-__all__ = ["PREFIX", "SECTION", "AzureSettings", "azure_settings"]
+__all__ = ["PREFIX", "SECTION", "NAMED", "AzureSettings", "azure_settings"]
 
 # %% ../nbs/parts/azure_settings.ipynb #c7a344b4
 PREFIX = "BROOKSIDE_AZURE_"
 SECTION = "azure"
+NAMED = ("workspace", "app_insights", "compute")  # of these there may be one for each environment
 
 
 class AzureSettings(BaseModel):
@@ -36,6 +37,7 @@ class AzureSettings(BaseModel):
     action_group: str = ""
     app_insights: str = ""
     log_workspace: str = ""
+    collect_data: bool = False
     deploy_minutes: Annotated[float, Field(gt=0, le=240)] = 45.0
     wait_minutes: Annotated[float, Field(gt=0, le=240)] = 15.0
     train_on: Literal["cluster", "here"] = "cluster"
@@ -45,10 +47,20 @@ class AzureSettings(BaseModel):
 
     def need(self, *keys: str) -> AzureSettings:
         """Return these settings. Raises InputError with a line for each of the keys that is not set."""
-        missing = [key for key in keys if not getattr(self, key)]
-        if missing:
-            raise InputError("\n".join(_missing(key) for key in missing))
+        faults = [_missing(key) for key in keys if not getattr(self, key)]
+        faults += [_unsaid(key, getattr(self, key)) for key in keys if "{environment}" in getattr(self, key)]
+        if faults:
+            raise InputError("\n".join(faults))
         return self
+
+    def of(self, environment: str) -> AzureSettings:
+        """Return these settings for one environment, whose name stands for `{environment}` in the names of resources."""
+        named = {key: getattr(self, key).replace("{environment}", environment) for key in NAMED}
+        return self.model_copy(update=named)
+
+    def each(self, environments: Iterable[str]) -> list[AzureSettings]:
+        """Return these settings for each workspace of some environments."""
+        return list({one.workspace: one for one in map(self.of, environments)}.values())
 
     def compute_name(self, environment: str) -> str:
         """Return the name of the cluster that an environment trains on."""
@@ -70,6 +82,11 @@ class AzureSettings(BaseModel):
 def _missing(key: str) -> str:
     """Return what to do about a key that is not set."""
     return f"settings.ini [{SECTION}] {key}: is not set; write it there, or set {PREFIX}{key.upper()}"
+
+
+def _unsaid(key: str, value: str) -> str:
+    """Return what to do about a key that means another resource in each environment."""
+    return f"settings.ini [{SECTION}] {key}: {value} is another one in each environment: say which, with --environment"
 
 
 # %% ../nbs/parts/azure_settings.ipynb #4c4d5f50

@@ -72,7 +72,9 @@ def schedule_command(
     ] = "dev,staging,prod",
     install: Annotated[
         str,
-        typer.Option("--install", help="Have it called by: cron, github; azure: have Azure train by itself."),
+        typer.Option(
+            "--install", help="Have it called by: cron, github; azure: have Azure train and watch by itself."
+        ),
     ] = "",
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be installed; change nothing.")
@@ -104,32 +106,21 @@ def schedule_command(
 
 
 def _install_azure(project: Path, names: tuple[str, ...], plan: bool, as_json: bool) -> None:
-    """Have the workspace begin the trainings of some environments by itself, or show which those would be."""
-    from brookside_mlops.azure_client import ml_client
-    from brookside_mlops.azure_schedules import install, wanted_training
-    from brookside_mlops.azure_settings import azure_settings
-    from brookside_mlops.monitoring_config import monitoring_config
-    from brookside_mlops.onboarding import known_usecases
+    """Have the workspace train and watch by itself, or show how what is there differs from that."""
+    from brookside_mlops.azure_watched import install_all
     from brookside_mlops.reporting import show_json
 
-    found, config = azure_settings(project), monitoring_config(project)
-    every = (
-        wanted_training(config.profile(name), name, usecase, found)
-        for name in names
-        for usecase in known_usecases(project)
-    )
-    listed = [one for one in every if one is not None]
-    client = None if plan else ml_client(found)
+    words = {"": "would be", "same": "is there", "none": "is not"}
     rows = []
-    for one in listed:
-        changed = install(client, project, one) if client else False
-        rows.append({"name": one.name, "line": one.line(), "plan": plan, "changed": changed})
+    for one in install_all(project, names, not plan):
+        said = words.get(one.what, one.what if plan else "written")
+        changed = not plan and one.what in ("create", "change")
+        rows.append({"name": one.name, "line": one.line, "what": one.what, "plan": plan, "changed": changed})
+        if not as_json:
+            typer.echo(f"{said:8} {one.line}")
     if as_json:
         show_json(rows)
-        return
-    for row in rows:
-        typer.echo(f"{'would be' if plan else 'written' if row['changed'] else 'is there'}  {row['line']}")
-    if not rows:
+    elif not rows:
         typer.echo("no training: auto_retraining is off in these environments (monitoring-config.yml)")
 
 

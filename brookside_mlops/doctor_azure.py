@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .azure_client import Arm, AzureError, credential, current_cloud
-from .azure_monitor import ADVICE, logs_resource
+from .azure_monitor import STEPS, logs_resource
 from .azure_settings import AzureSettings, azure_settings
 from .errors import BrooksideError, InputError
 from .findings import Area, Finding, good, wrong
@@ -101,7 +101,7 @@ def check_resource(arm: Arm, area: Area, name: str, path: str, version: str) -> 
     content, fault = read(arm, path, version)
     state = str((content.get("properties") or {}).get("provisioningState", "Succeeded"))
     if fault:
-        mend = next((said for code, said in ADVICE.items() if code in fault), BOOTSTRAP)
+        mend = next((said for code, said in STEPS.items() if code in fault), BOOTSTRAP)
         yield wrong(area, name, f"{path.rpartition('/')[2]}: {fault}", mend)
     elif state != "Succeeded":
         yield wrong(area, name, f"{content['name']} is {state}", "the portal says why; wait, or make it anew")
@@ -251,7 +251,11 @@ def azure_findings(project: Path, environment: str) -> Iterator[Finding]:
     from brookside_mlops.settings import read_settings
 
     try:
-        found = azure_settings(project).need("subscription", "resource_group", "workspace", "location")
+        found = (
+            azure_settings(project)
+            .of(environment)
+            .need("subscription", "resource_group", "workspace", "location")
+        )
         cloud = current_cloud()
         settings, _ = read_settings(project, environment, known_usecases(project)[0])
     except BrooksideError as error:

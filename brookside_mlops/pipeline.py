@@ -293,6 +293,7 @@ def promote(source: Run, environment: str) -> Run:
 
     Raises InputError or GateFailed where a stage of the source is not done or has failed.
     """
+    from brookside_mlops.endpoints.targets import hand_over
     from brookside_mlops.promotion import carry
 
     source.refresh()
@@ -302,6 +303,7 @@ def promote(source: Run, environment: str) -> Run:
             f"into {stage_notebook(source.project, own[0].stem.partition('_')[2])} and run again"
         )
     need_ready(source, "promote")
+    hand_over(source, environment)
     return carry(source, environment, CARRIED)
 
 

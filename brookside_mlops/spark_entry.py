@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .spark_profiles import spark_compare_tables
+from .errors import InputError
+from .spark_profiles import spark_compare_tables, spark_profile, spark_profile_file
 from .spark_session import spark_session
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from brookside_mlops.drift import DriftReport
 
 # %% auto #0
-__all__ = ["ship", "report_drift", "main"]
+__all__ = ["ship", "collected_rows", "report_drift", "main"]
 
 
 # %% ../nbs/parts/spark_entry.ipynb #375e3bc6
@@ -30,13 +32,38 @@ def ship(spark: SparkSession, folder: Path) -> None:
     spark.sparkContext.addPyFile(archive)
 
 
+def collected_rows(spark: SparkSession, place: str, since: datetime) -> DataFrame:
+    """Return the rows that the data collector of a deployment has kept since a time. InputError where it has kept none.
+
+    It writes events as lines of JSON, in a folder for each hour; the rows of a request are the list `data` of its event.
+    """
+    from pyspark.errors import AnalysisException
+    from pyspark.sql import functions as f
+
+    try:
+        events = spark.read.option("recursiveFileLookup", "true").json(place)
+        recent = events.where(f.col("time").cast("timestamp") >= f.lit(since))
+        return recent.selectExpr("inline(data)")
+    except AnalysisException as error:
+        raise InputError(f"{place}: holds no collected rows: {str(error).splitlines()[0]}") from None
+
+
 def report_drift(
-    spark: SparkSession, reference: str, current: str, environment: str, out: str
+    spark: SparkSession, reference: str, current: str | DataFrame, environment: str, out: str
 ) -> DriftReport:
-    """Compare two tables by the thresholds of an environment, write the report to a folder or address, and return it."""
+    """Compare two tables by the thresholds of an environment, write the report to a folder or address, and return it.
+
+    Rows that are given as a frame are compared in the columns that they have.
+    """
+    from brookside_mlops.drift import compare
     from brookside_mlops.monitoring_config import drift_limits
 
-    report = spark_compare_tables(spark, reference, current, limits=drift_limits(Path.cwd(), environment))
+    limits = drift_limits(Path.cwd(), environment)
+    if isinstance(current, str):
+        report = spark_compare_tables(spark, reference, current, limits=limits)
+    else:
+        before = spark_profile_file(spark, reference, columns=current.columns)
+        report = compare(before, spark_profile(current, before, current.columns), limits)
     frame = spark.createDataFrame([(report.model_dump_json(),)], "value string")
     frame.coalesce(1).write.mode("overwrite").text(out)
     return report
@@ -50,9 +77,12 @@ def main(words: list[str] | None = None) -> int:
     for name in ("reference", "current", "out"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--environment", default="dev")
+    parser.add_argument("--days", type=float, default=0.0)
     given = parser.parse_args(words)
     with spark_session() as spark, tempfile.TemporaryDirectory(prefix="brookside-ship-") as folder:
         ship(spark, Path(folder))
-        report = report_drift(spark, given.reference, given.current, given.environment, given.out)
+        since = datetime.now(UTC) - timedelta(days=given.days)
+        current = collected_rows(spark, given.current, since) if given.days else given.current
+        report = report_drift(spark, given.reference, current, given.environment, given.out)
     print(report.sentence())
     return 1 if report.verdict == "critical" else 0

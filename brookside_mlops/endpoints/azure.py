@@ -19,6 +19,7 @@ from ..bundle import Bundle
 from .azure_deployments import AzureDeployments, Hosting, deployment_of, shares
 from .azure_errors import AzureEndpointError, Trouble
 from .azure_metrics import fetch_requests
+from .azure_registry import fetch_model
 from .azure_service import READ_AGAIN, AzureService, provisioning
 from brookside_mlops.endpoints.protocol import (
     Answer,
@@ -34,6 +35,7 @@ from ..errors import InputError
 from ..target import Target
 
 if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
 # %% auto #0
@@ -65,6 +67,11 @@ class AzureEndpoint:
     def found(self) -> AzureSettings:
         """Where the workspace is."""
         return self._service.found
+
+    @property
+    def client(self) -> MLClient:
+        """The client of the workspace."""
+        return self._service.client
 
     @cached_property
     def _target(self) -> Target:
@@ -284,15 +291,12 @@ class AzureEndpoint:
             return kept
         with tempfile.TemporaryDirectory() as folder:
             with self._service.told(f"the model of {deployment} cannot be fetched"):
-                self._service.call(
-                    lambda client: client.models.download(found.model_name, str(found.version), folder)
+                files = self._service.call(
+                    lambda client: fetch_model(
+                        client, self.found, found.model_name, found.version, Path(folder)
+                    )
                 )
-            files = sorted(Path(folder).rglob("bundle.json"))
-            if not files:
-                raise InputError(
-                    f"model {found.model_name} version {found.version}: there is no bundle in it"
-                )
-            return self._cache(files[0].parent, Bundle.open(files[0].parent).info.sha256)
+            return self._cache(files, Bundle.open(files).info.sha256)
 
     def curl_line(self) -> str:
         """Return a command that scores the example of the deployment with most traffic; '' where there is none."""

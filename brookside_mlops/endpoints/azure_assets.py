@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import shutil
 import sys
 from importlib.metadata import version as installed
@@ -15,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from ..azure_settings import AzureSettings
 from ..bundle import Bundle
+from .azure_score import COLLECT, DEPLOYMENT, ENDPOINT, INPUTS, MAX_ROWS, OUTPUTS
+from .protocol import Limits
 from ..errors import InputError
+from ..telemetry import CONNECTION, wanted
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import DataCollector, Model
     from azure.ai.ml.entities import Environment as AzureEnvironment
-    from azure.ai.ml.entities import Model
 
 # %% auto #0
 __all__ = [
@@ -31,12 +36,15 @@ __all__ = [
     "NEEDED",
     "ENVIRONMENT",
     "model_folder",
+    "model_of",
     "register_model",
     "imported",
     "needed",
     "code_folder",
     "conda_file",
     "serving_environment",
+    "variables_of",
+    "data_collector",
 ]
 
 
@@ -58,24 +66,29 @@ def model_folder(bundle: Path, folder: Path) -> Path:
     return made
 
 
-def register_model(client: MLClient, bundle: Path, name: str, version: int, folder: Path) -> Model:
-    """Return the registered model of a bundle, made where it is not there. Raises InputError where another one has its version."""
+def model_of(bundle: Path, name: str, version: int, folder: Path) -> Model:
+    """Return the asset of a bundle, as it is asked for in a workspace or a registry; its files are made below `folder`."""
     from azure.ai.ml.constants import AssetTypes
     from azure.ai.ml.entities import Model
+
+    return Model(
+        name=name,
+        version=str(version),
+        path=str(model_folder(bundle, folder)),
+        type=AssetTypes.MLFLOW_MODEL,
+        tags={"sha256": Bundle.open(bundle).info.sha256, "made_by": "brookside-mlops"},
+    )
+
+
+def register_model(client: MLClient, bundle: Path, name: str, version: int, folder: Path) -> Model:
+    """Return the registered model of a bundle, made where it is not there. Raises InputError where another one has its version."""
     from azure.core.exceptions import ResourceNotFoundError
 
     digest = Bundle.open(bundle).info.sha256
     try:
         found: Model = client.models.get(name, str(version))
     except ResourceNotFoundError:
-        made = Model(
-            name=name,
-            version=str(version),
-            path=str(model_folder(bundle, folder)),
-            type=AssetTypes.MLFLOW_MODEL,
-            tags={"sha256": digest, "made_by": "brookside-mlops"},
-        )
-        registered: Model = client.models.create_or_update(made)
+        registered: Model = client.models.create_or_update(model_of(bundle, name, version, folder))
         return registered
     there = (found.tags or {}).get("sha256", "")
     if there != digest:
@@ -92,21 +105,21 @@ SCORE = '''"""What azureml-inference-server-http calls."""
 from azureml_inference_server_http.api.aml_request import rawhttp
 from azureml_inference_server_http.api.aml_response import AMLResponse
 
-from brookside_mlops.endpoints.azure_score import answer_request, open_bundle
+from brookside_mlops.endpoints.azure_score import answer_request, open_bundle, witness_of
 
-BUNDLE = None
+BUNDLE = WITNESS = None
 
 
 def init():
-    global BUNDLE
-    BUNDLE = open_bundle()
+    global BUNDLE, WITNESS
+    BUNDLE, WITNESS = open_bundle(), witness_of()
 
 
 @rawhttp
 def run(request):
     if request.method != "POST":
         return AMLResponse(b"POST would be right", 405)
-    reply = answer_request(BUNDLE, request.get_data(False), dict(request.headers))
+    reply = answer_request(BUNDLE, request.get_data(False), dict(request.headers), WITNESS)
     return AMLResponse(reply.body, reply.status)
 '''
 
@@ -159,9 +172,18 @@ def code_folder(folder: Path) -> Path:
 
 
 # %% ../../nbs/parts/azure_assets.ipynb #58ebf2ad
-IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04"
-SERVER = "azureml-inference-server-http==1.5.1"
-NEEDED = ("numpy", "onnxruntime", "pydantic")
+IMAGE = (
+    "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04"
+    "@sha256:7481fbfbbc1c7d7ab0e9e4633180c809413bd77e108b605d6e4d3a60aa35bf67"
+)
+SERVER = (
+    "azureml-inference-server-http==1.5.1",
+    "azureml-ai-monitoring==1.0.0",
+    "azure-monitor-opentelemetry==1.6.7",
+    "opentelemetry-sdk==1.33.0",
+    "pydantic==2.12.5",
+)
+NEEDED = ("numpy", "onnxruntime", "pandas")
 ENVIRONMENT = "brookside-serving"
 
 
@@ -172,7 +194,7 @@ def conda_file() -> dict[str, Any]:
     return {
         "name": ENVIRONMENT,
         "channels": ["conda-forge"],
-        "dependencies": [python, "pip", {"pip": [SERVER, *pins]}],
+        "dependencies": [python, "pip", {"pip": [*SERVER, *pins]}],
     }
 
 
@@ -189,3 +211,22 @@ def serving_environment(client: MLClient) -> AzureEnvironment:
         made = AzureEnvironment(name=ENVIRONMENT, version=version, image=IMAGE, conda_file=content)
         found = client.environments.create_or_update(made)
     return found
+
+
+# %% ../../nbs/parts/azure_assets.ipynb #7e7ba9f2
+def variables_of(found: AzureSettings, endpoint: str, deployment: str, limits: Limits) -> dict[str, str]:
+    """Return the variables of a deployment, without that of its model."""
+    given = {MAX_ROWS: str(limits.max_rows), ENDPOINT: endpoint, DEPLOYMENT: deployment}
+    if wanted():
+        given[CONNECTION] = os.environ[CONNECTION].strip()
+    return given | ({COLLECT: "1"} if found.collect_data else {})
+
+
+def data_collector(found: AzureSettings, limits: Limits) -> DataCollector | None:
+    """Return what Azure keeps of the requests to a deployment, None where that is off."""
+    from azure.ai.ml.entities import DataCollector, DeploymentCollection
+
+    if not found.collect_data or not limits.sample_share:
+        return None
+    kept = {name: DeploymentCollection(enabled="true") for name in (INPUTS, OUTPUTS)}
+    return DataCollector(collections=kept, sampling_rate=limits.sample_share)

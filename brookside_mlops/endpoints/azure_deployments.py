@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..bundle import Bundle
-from .azure_assets import code_folder, register_model, serving_environment
-from .azure_score import DIGEST, MAX_ROWS
+from .azure_assets import code_folder, data_collector, variables_of
+from .azure_registry import assets_of
+from .azure_score import DIGEST
 from .azure_service import AzureService, NotEnded, provisioning
 from .protocol import Deployment, Limits
 
@@ -85,7 +87,9 @@ class AzureDeployments:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 wanted = self._wanted(name, bundle, model_name, version, Path(folder))
-                poller = service.call(lambda client: client.online_deployments.begin_create_or_update(wanted))
+                poller = service.call(
+                    lambda client: client.online_deployments.begin_create_or_update(deepcopy(wanted))
+                )
                 begun = True
                 service.finish(poller, service.found.deploy_minutes, lambda: self.state(name))
         except (SdkError, NotEnded) as error:
@@ -99,19 +103,22 @@ class AzureDeployments:
         """Return a deployment as it is asked for, with its model and its environment in the workspace."""
         from azure.ai.ml.entities import CodeConfiguration, ManagedOnlineDeployment, OnlineRequestSettings
 
-        digest, limits = Bundle.open(bundle).info.sha256, self.hosting.limits
-        model = self.service.call(lambda client: register_model(client, bundle, model_name, version, folder))
-        environment = self.service.call(serving_environment)
+        service, limits = self.service, self.hosting.limits
+        digest = Bundle.open(bundle).info.sha256
+        model, environment = service.call(
+            lambda client: assets_of(client, service.found, bundle, model_name, version)
+        )
         return ManagedOnlineDeployment(
             name=name,
-            endpoint_name=self.service.name,
-            model=model.id,
-            environment=environment.id,
+            endpoint_name=service.name,
+            model=model,
+            environment=environment,
             code_configuration=CodeConfiguration(code=str(code_folder(folder)), scoring_script="score.py"),
             instance_type=self.hosting.instance_type,
             instance_count=self.hosting.instance_count,
-            app_insights_enabled=bool(self.service.found.app_insights),
-            environment_variables={DIGEST: digest, MAX_ROWS: str(limits.max_rows)},
+            app_insights_enabled=bool(service.found.app_insights),
+            environment_variables={DIGEST: digest, **variables_of(service.found, service.name, name, limits)},
+            data_collector=data_collector(service.found, limits),
             request_settings=OnlineRequestSettings(
                 request_timeout_ms=int(1000 * limits.request_seconds),
                 max_concurrent_requests_per_instance=limits.max_concurrent,

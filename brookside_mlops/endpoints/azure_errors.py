@@ -6,13 +6,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ..azure_client import AzureError
 from .local import EndpointError
 
 # %% auto #0
-__all__ = ["STEPS", "ALIASES", "STATUSES", "next_step", "Trouble", "AzureEndpointError", "code_and_message"]
+__all__ = [
+    "STEPS",
+    "ALIASES",
+    "STATUSES",
+    "ELSEWHERE",
+    "next_step",
+    "Trouble",
+    "AzureEndpointError",
+    "code_and_message",
+    "words",
+    "asking",
+]
 
 # %% ../../nbs/parts/azure_errors.ipynb #a7a6bb65
 STEPS: dict[str, str] = {
@@ -40,10 +53,10 @@ ALIASES = {
 }
 
 
-def next_step(code: str) -> str:
+def next_step(code: str, steps: Mapping[str, str] = STEPS) -> str:
     """Return what to do about a code of the service."""
     known = ALIASES.get(code, code).lower()
-    found = (step for begin, step in STEPS.items() if known.startswith(begin.lower()))
+    found = (step for begin, step in steps.items() if known.startswith(begin.lower()))
     return next(found, "the service says no more; its activity log in the portal does")
 
 
@@ -104,3 +117,35 @@ def code_and_message(error: BaseException) -> tuple[str, str]:
     if status in STATUSES:
         return STATUSES[status], text
     return ("NoAnswer" if status is None else f"Status{status}"), text or type(error).__name__
+
+
+# %% ../../nbs/parts/azure_errors.ipynb #8636c945
+ELSEWHERE: Mapping[str, str] = {
+    **STEPS,
+    "Authorization": "this identity may not do that: brookside-mlops doctor --target azure says which role it lacks",
+    "ResourceNotFound": "brookside-mlops azure bootstrap --plan shows what is missing",
+    "ResourceGroupNotFound": "brookside-mlops azure bootstrap --plan shows what is missing",
+    "Conflict": "somebody else is changing it: wait until that has ended, then give the same command again",
+    "ResourceNotReady": "the request is not one that Azure takes: what it says above names the part",
+}
+
+
+def words(what: str, error: BaseException, steps: Mapping[str, str] = {}) -> str:
+    """Return a sentence about an exception of the SDK: what was asked, the code, what Azure said, what to do."""
+    code, message = code_and_message(error)
+    said = " ".join(message.split())[:300].rstrip(". ")
+    known = {**ELSEWHERE, **steps}
+    if not any(ALIASES.get(code, code).lower().startswith(one.lower()) for one in known):
+        known[code] = next_step(STATUSES.get(getattr(error, "status_code", 0) or 0, code), known)
+    return f"{what}: {code}{': ' if said else ''}{said}; {next_step(code, known)}"
+
+
+@contextmanager
+def asking(what: str, steps: Mapping[str, str] = {}) -> Iterator[None]:
+    """Turn an error of the SDK into an AzureError with `words`; `steps` are what to do about some codes here."""
+    from azure.core.exceptions import AzureError as SdkError
+
+    try:
+        yield
+    except SdkError as error:
+        raise AzureError(words(what, error, steps)) from None

@@ -8,16 +8,41 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..bundle import Bundle
-from .protocol import PIN, REQUEST_ID
+from .protocol import PIN, REPLAYED, REQUEST_ID
+from .request_log import Entry, Kind
+from .samples import Kept
 from .worker import Reply, answer
 from ..errors import InputError
+from ..telemetry import request_listener
 
 # %% auto #0
-__all__ = ["MODEL_DIR", "DIGEST", "MAX_ROWS", "LINE", "open_bundle", "served_line", "answer_request"]
+__all__ = [
+    "MODEL_DIR",
+    "DIGEST",
+    "MAX_ROWS",
+    "ENDPOINT",
+    "DEPLOYMENT",
+    "COLLECT",
+    "INPUTS",
+    "OUTPUTS",
+    "LINE",
+    "open_bundle",
+    "answer_columns",
+    "Collecting",
+    "Witness",
+    "witness_of",
+    "ours",
+    "served_line",
+    "answer_request",
+]
 
 # %% ../../nbs/parts/azure_score.ipynb #736bc7f2
 MODEL_DIR, DIGEST, MAX_ROWS = "AZUREML_MODEL_DIR", "BROOKSIDE_SHA256", "BROOKSIDE_MAX_ROWS"
@@ -38,6 +63,64 @@ def open_bundle(environ: Mapping[str, str] = os.environ) -> Bundle:
     return bundle
 
 
+# %% ../../nbs/parts/azure_score.ipynb #b951347f
+ENDPOINT, DEPLOYMENT, COLLECT = "BROOKSIDE_ENDPOINT", "BROOKSIDE_DEPLOYMENT", "BROOKSIDE_COLLECT"
+INPUTS, OUTPUTS = "model_inputs", "model_outputs"  # collections that the monitors of Azure ML know
+
+
+def answer_columns(answers: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return answers as columns: `prediction`, and beside a class its score or probability."""
+    if not answers or not isinstance(answers[0], dict):
+        return {"prediction": list(answers)}
+    first = "class" if "class" in answers[0] else "cluster"
+    rest = [name for name in answers[0] if name != first]
+    return {"prediction": [one[first] for one in answers]} | {
+        name: [one[name] for one in answers] for name in rest
+    }
+
+
+class Collecting:
+    """Gives the rows of a request, and its answers, to the data collector of Azure ML."""
+
+    def __init__(self) -> None:
+        """Make the two collections."""
+        from azureml.ai.monitoring import Collector
+
+        def lost(error: Exception) -> None:
+            print(f"not collected: {type(error).__name__}", file=sys.stderr, flush=True)
+
+        self.inputs = Collector(name=INPUTS, on_error=lost)
+        self.outputs = Collector(name=OUTPUTS, on_error=lost)
+
+    def add(self, one: Kept) -> None:
+        """Queue a request, both halves under one id."""
+        import pandas as pd
+
+        with suppress(Exception):  # what is not kept is no failure of what was answered
+            context = self.inputs.collect(pd.DataFrame(dict(one.columns)))
+            self.outputs.collect(pd.DataFrame(answer_columns(one.answers)), context)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Who hears of requests to a deployment."""
+
+    deployment: str = ""
+    tell: Callable[[Sequence[Entry]], None] | None = None
+    keeper: Collecting | None = None
+
+
+def witness_of(environ: Mapping[str, str] = os.environ) -> Witness:
+    """Return who hears of requests, as the variables of the deployment say."""
+    keeper = Collecting() if environ.get(COLLECT) == "1" else None
+    return Witness(environ.get(DEPLOYMENT, ""), request_listener(environ.get(ENDPOINT, "endpoint")), keeper)
+
+
+def ours(headers: Mapping[str, str]) -> bool:
+    """Say whether a request is one of this project, and not of a caller."""
+    return bool({name.lower() for name in headers} & {PIN, REPLAYED})
+
+
 # %% ../../nbs/parts/azure_score.ipynb #3d891eb5
 LINE = "brookside-served "
 
@@ -56,8 +139,18 @@ def served_line(reply: Reply, headers: Mapping[str, str]) -> str:
     return LINE + json.dumps(said)
 
 
-def answer_request(bundle: Bundle, body: bytes, headers: Mapping[str, str]) -> Reply:
-    """Return the answer to a request, and write its line."""
-    reply = answer(bundle, body, max_rows=int(os.environ.get(MAX_ROWS, "10000")))
+def answer_request(
+    bundle: Bundle, body: bytes, headers: Mapping[str, str], witness: Witness | None = None
+) -> Reply:
+    """Return the answer to a request, write its line, and tell a witness of it where there is one."""
+    begun = time.time()
+    keeper = witness.keeper if witness and not ours(headers) else None
+    reply = answer(bundle, body, keeper, int(os.environ.get(MAX_ROWS, "10000")))
     print(served_line(reply, headers), file=sys.stdout, flush=True)
+    if witness and witness.tell:
+        now = time.time()
+        classes = json.dumps(reply.classes) if reply.classes else ""
+        numbers = (reply.rows, reply.total, reply.squares, classes)
+        kind: Kind = "pinned" if ours(headers) else "live"
+        witness.tell([Entry(now, witness.deployment, kind, reply.status, now - begun, *numbers)])
     return reply

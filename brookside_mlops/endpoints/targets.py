@@ -18,6 +18,7 @@ from ..settings import ENVIRONMENTS, Environment, environment_value, read_settin
 
 if TYPE_CHECKING:
     from brookside_mlops.endpoints.azure import AzureEndpoint
+    from brookside_mlops.runs import Run
 
 # %% auto #0
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "endpoint_for",
     "settings_of",
     "named_endpoint",
+    "hand_over",
     "azure_endpoints",
 ]
 
@@ -69,7 +71,8 @@ def azure_endpoint(settings: Environment, name: str) -> AzureEndpoint:
     hosting = Hosting(
         settings.instance_type, settings.instance_count, settings.instance_tier, settings.limits
     )
-    return AzureEndpoint(azure_settings(settings.project), name, settings.state, hosting)
+    found = azure_settings(settings.project).of(settings.name)
+    return AzureEndpoint(found, name, settings.state, hosting)
 
 
 def endpoint_for(settings: Environment, name: str) -> Endpoint:
@@ -108,18 +111,30 @@ def named_endpoint(state_folder: Path, name: str, project: Path | None = None) -
     return AzureEndpoint(azure_settings(project or Path.cwd()), name, state_folder)
 
 
+# %% ../../nbs/parts/targets.ipynb #fb84e25a
+def hand_over(run: Run, environment: str) -> None:
+    """Bring the registered version of a run to where another environment takes it from. Raises what is wrong on the way."""
+    settings, _ = read_settings(run.project, environment, run.record.usecase)
+    if place_of(settings) == "azure":
+        from brookside_mlops.endpoints.azure_registry import share
+
+        share(run, azure_settings(run.project))
+
+
 # %% ../../nbs/parts/targets.ipynb #46db5f30
 def azure_endpoints(project: Path, asked: PlaceName | None) -> list[EndpointInfo]:
-    """Return the endpoints of the workspace, where `--target azure` asks for them or an environment has its endpoints there."""
+    """Return the endpoints of the workspaces, where `--target azure` asks for them or an environment has its endpoints there."""
     places = {asked} if asked else {_target(project, one) for one in ENVIRONMENTS}
     if "azure" not in places:
         return []
     from brookside_mlops.azure_client import ml_client
     from brookside_mlops.endpoints.azure import AzureEndpoint
 
-    found = azure_settings(project).need("subscription", "resource_group", "workspace")
-    names = sorted(str(one.name) for one in ml_client(found).online_endpoints.list())
-    return [AzureEndpoint(found, name, state_folder(project, ENVIRONMENTS[0])).show() for name in names]
+    state, every = state_folder(project, ENVIRONMENTS[0]), []
+    for found in azure_settings(project).each(ENVIRONMENTS):
+        names = sorted(str(one.name) for one in ml_client(found).online_endpoints.list())
+        every += [AzureEndpoint(found, name, state).show() for name in names]
+    return every
 
 
 def _target(project: Path, environment: str) -> str:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..bundle import Bundle
 from .samples import Kept, Sampler
@@ -23,7 +23,7 @@ from ..payload import MAX_ROWS, PayloadError, parse_payload
 from ..zygote import die_with
 
 # %% auto #0
-__all__ = ["MAGIC", "READY", "REQUEST", "ANSWER", "Reply", "summed", "answer", "serve", "main"]
+__all__ = ["MAGIC", "READY", "REQUEST", "ANSWER", "Reply", "summed", "Keeper", "answer", "serve", "main"]
 
 # %% ../../nbs/parts/worker.ipynb #b59a8494
 MAGIC = b"BKS1"
@@ -70,10 +70,17 @@ def summed(answers: Sequence[Any]) -> tuple[float, float, dict[str, int]]:
     return sum(values), sum(value * value for value in values), classes
 
 
+class Keeper(Protocol):
+    """What keeps requests."""
+
+    def add(self, one: Kept, /) -> None:
+        """Keep a request that was answered."""
+
+
 def answer(
     bundle: Bundle,
     body: bytes,
-    sampler: Sampler | None = None,
+    sampler: Keeper | None = None,
     max_rows: int = MAX_ROWS,
     request: str = "",
 ) -> Reply:

@@ -69,11 +69,17 @@ def azurite(emulator: Emulator) -> Iterator[ContainerClient]:
         log.close()
 
 
-def signature() -> str:
-    """Return a signature that lets a client read and write the container."""
+def container_of(uri: str) -> ContainerClient:
+    """Return the container of the account that an address lies in."""
+    held = uri.removeprefix(f"{ACCOUNT}/").split("/")[0]
+    return ContainerClient(ACCOUNT, held, credential={"account_name": NAME, "account_key": KEY})
+
+
+def signature(container: str = CONTAINER) -> str:
+    """Return a signature that lets a client read and write a container."""
     return generate_container_sas(
         NAME,
-        CONTAINER,
+        container,
         KEY,
         permission=ContainerSasPermissions(read=True, write=True, list=True, create=True, add=True),
         expiry=datetime.now(UTC) + timedelta(hours=1),

@@ -255,6 +255,7 @@ class Emulator:
             "HTTPS_PROXY": f"http://127.0.0.1:{self.proxy_port}",
             "NO_PROXY": "localhost,127.0.0.1",
             "AZURE_CORE_ONLY_SHOW_ERRORS": "true",
+            "REGISTRY_DISCOVERY_ENDPOINT_URL": self.address,
             "BROOKSIDE_AZURE_SUBSCRIPTION": SUBSCRIPTION,
             "BROOKSIDE_AZURE_RESOURCE_GROUP": GROUP,
             "BROOKSIDE_AZURE_WORKSPACE": WORKSPACE,

@@ -21,7 +21,7 @@ import httpx
 from brookside_mlops.endpoints.local import EndpointError, LocalEndpoint
 from brookside_mlops.endpoints.protocol import PIN, REPLAYED, Limits, mirror_fault, traffic_fault
 from brookside_mlops.errors import InputError
-from tests.azure.blobs import azurite
+from tests.azure.blobs import ACCOUNT, azurite, container_of
 from tests.azure.emulator import ML, Emulator, Refused, Reply, Request, route
 
 ENDPOINT = rf"(?P<endpoint>/subscriptions/[^/]+/resourcegroups/[^/]+/providers/{ML}/workspaces/[^/]+/onlineEndpoints/(?P<name>[^/]+))"
@@ -186,8 +186,8 @@ def put_deployment(emulator: Emulator, request: Request) -> Reply:
     if properties.get("endpointComputeType") != "Managed":
         raise bad("Only managed deployments are sold here.")
     properties["scaleSettings"] = properties.get("scaleSettings") or {"scaleType": "Default"}
-    model = emulator.find(properties.get("model") or "")
-    if model is None or not emulator.find(properties.get("environmentId") or ""):
+    model = asset(emulator, properties.get("model") or "")
+    if model is None or not asset(emulator, properties.get("environmentId") or ""):
         raise bad(
             f"The model {properties.get('model')} or the environment {properties.get('environmentId')} was not found."
         )
@@ -286,6 +286,12 @@ def score(emulator: Emulator, request: Request) -> Reply:
 # Storage and models
 
 
+def asset(emulator: Emulator, name: str) -> dict[str, Any] | None:
+    """Return a model or an environment by its id, of the workspace or of a registry."""
+    shared: dict[str, dict[str, Any]] = emulator.more.get("shared", {})
+    return shared.get(name) or emulator.find(name)
+
+
 @route("PUT", rf"(?P<path>/.*/providers/{ML}/workspaces/[^/]+/models/[^/]+/versions/[^/]+)")
 def put_model(emulator: Emulator, request: Request) -> Reply:
     """A model; of an MLflow model the service reads its flavors."""
@@ -316,13 +322,15 @@ def codes_with_hash(emulator: Emulator, request: Request) -> Reply | None:
 
 def fetch(served: Endpoints, model: Mapping[str, Any], folder: Path) -> Path:
     """Return a folder with the files of a model, from the storage that they were uploaded to."""
-    place = re.search(r"/paths/(.+)$", model["properties"]["modelUri"])
-    assert place is not None and served.blobs is not None, "a model needs Azurite"
-    prefix = place[1].rstrip("/") + "/"
-    for blob in served.blobs.list_blobs(name_starts_with=prefix):
+    assert served.blobs is not None, "a model needs Azurite"
+    uri = model["properties"]["modelUri"]
+    place = re.search(r"/paths/(.+)$", uri)
+    blobs = served.blobs if place else container_of(uri)
+    prefix = (place[1] if place else uri.removeprefix(f"{ACCOUNT}/").partition("/")[2]).rstrip("/") + "/"
+    for blob in blobs.list_blobs(name_starts_with=prefix):
         file = folder / blob.name.removeprefix(prefix)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(served.blobs.download_blob(blob.name).readall())
+        file.write_bytes(blobs.download_blob(blob.name).readall())
     return folder
 
 
