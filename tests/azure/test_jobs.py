@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from brookside_mlops.azure_client import AzureError, ml_client
-from brookside_mlops.azure_jobs import Clock, fetch, send, sent_of, train_in_azure, trained, wait
+from brookside_mlops.azure_jobs import Clock, send, sent_of, wait
 from brookside_mlops.azure_settings import azure_settings
+from brookside_mlops.azure_steps import STEPS
+from brookside_mlops.azure_training import done, fetch, train_in_azure
 from brookside_mlops.errors import GateFailed
 from brookside_mlops.runs import Run
 from tests.azure import jobs
@@ -46,7 +48,7 @@ def test_run_is_trained_on_the_cluster_and_goes_on_here(cloud: Emulator, project
     run = Run.create(project, "dev", "viability", SMALL)
     said: list[str] = []
     train_in_azure(run, azure_settings(project), said.append, quick)
-    assert trained(run), jobs.of(cloud).walks
+    assert done(run, STEPS[:5]), jobs.of(cloud).walks
     assert [line.split()[0] for line in said][-1] == "completed"
     assert (run.folder / "05_register.ipynb").exists() and (run.folder / "deployment.json").exists()
     assert not (run.folder / "baseline").exists()
