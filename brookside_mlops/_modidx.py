@@ -706,6 +706,10 @@ d = {
                 "parts/azure_jobs.html#going",
                 "brookside_mlops/azure_jobs.py",
             ),
+            "brookside_mlops.azure_jobs.next_job": (
+                "parts/azure_jobs.html#next_job",
+                "brookside_mlops/azure_jobs.py",
+            ),
             "brookside_mlops.azure_jobs.note": (
                 "parts/azure_jobs.html#note",
                 "brookside_mlops/azure_jobs.py",
@@ -720,10 +724,6 @@ d = {
             ),
             "brookside_mlops.azure_jobs.pipeline_of": (
                 "parts/azure_jobs.html#pipeline_of",
-                "brookside_mlops/azure_jobs.py",
-            ),
-            "brookside_mlops.azure_jobs.plan_lines": (
-                "parts/azure_jobs.html#plan_lines",
                 "brookside_mlops/azure_jobs.py",
             ),
             "brookside_mlops.azure_jobs.send": (
@@ -760,6 +760,10 @@ d = {
             ),
             "brookside_mlops.azure_jobs.wait": (
                 "parts/azure_jobs.html#wait",
+                "brookside_mlops/azure_jobs.py",
+            ),
+            "brookside_mlops.azure_jobs.with_preparation": (
+                "parts/azure_jobs.html#with_preparation",
                 "brookside_mlops/azure_jobs.py",
             ),
         },
@@ -987,6 +991,68 @@ d = {
             "brookside_mlops.azure_steps.take_table": (
                 "parts/azure_steps.html#take_table",
                 "brookside_mlops/azure_steps.py",
+            ),
+        },
+        "brookside_mlops.azure_training": {
+            "brookside_mlops.azure_training.clustered": (
+                "parts/azure_training.html#clustered",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.container_of": (
+                "parts/azure_training.html#container_of",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.do_in_azure": (
+                "parts/azure_training.html#do_in_azure",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.done": (
+                "parts/azure_training.html#done",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.download": (
+                "parts/azure_training.html#download",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.ended_badly": (
+                "parts/azure_training.html#ended_badly",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.fetch": (
+                "parts/azure_training.html#fetch",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.going": (
+                "parts/azure_training.html#going",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.log_training": (
+                "parts/azure_training.html#log_training",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.on_cluster": (
+                "parts/azure_training.html#on_cluster",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.register_here": (
+                "parts/azure_training.html#register_here",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.settle": (
+                "parts/azure_training.html#settle",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.take_over": (
+                "parts/azure_training.html#take_over",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.train_in_azure": (
+                "parts/azure_training.html#train_in_azure",
+                "brookside_mlops/azure_training.py",
+            ),
+            "brookside_mlops.azure_training.unsettled": (
+                "parts/azure_training.html#unsettled",
+                "brookside_mlops/azure_training.py",
             ),
         },
         "brookside_mlops.azure_watched": {
@@ -1318,38 +1384,18 @@ d = {
             "brookside_mlops.ci_undo.undo_of": ("parts/ci_undo.html#undo_of", "brookside_mlops/ci_undo.py"),
         },
         "brookside_mlops.cli": {
-            "brookside_mlops.cli._approver": ("parts/cli.html#_approver", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli._go": ("parts/cli.html#_go", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli._refuse_with_resume": (
-                "parts/cli.html#_refuse_with_resume",
-                "brookside_mlops/cli.py",
-            ),
-            "brookside_mlops.cli._report": ("parts/cli.html#_report", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._run_of_endpoint": (
                 "parts/cli.html#_run_of_endpoint",
                 "brookside_mlops/cli.py",
             ),
             "brookside_mlops.cli._show_plan": ("parts/cli.html#_show_plan", "brookside_mlops/cli.py"),
             "brookside_mlops.cli._smoke_url": ("parts/cli.html#_smoke_url", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.approve_command": (
-                "parts/cli.html#approve_command",
-                "brookside_mlops/cli.py",
-            ),
             "brookside_mlops.cli.deploy_command": ("parts/cli.html#deploy_command", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.environments_of": (
-                "parts/cli.html#environments_of",
-                "brookside_mlops/cli.py",
-            ),
             "brookside_mlops.cli.main": ("parts/cli.html#main", "brookside_mlops/cli.py"),
-            "brookside_mlops.cli.promote_command": (
-                "parts/cli.html#promote_command",
-                "brookside_mlops/cli.py",
-            ),
             "brookside_mlops.cli.rollback_command": (
                 "parts/cli.html#rollback_command",
                 "brookside_mlops/cli.py",
             ),
-            "brookside_mlops.cli.run_command": ("parts/cli.html#run_command", "brookside_mlops/cli.py"),
             "brookside_mlops.cli.smoke_test_command": (
                 "parts/cli.html#smoke_test_command",
                 "brookside_mlops/cli.py",
@@ -1580,6 +1626,41 @@ d = {
                 "brookside_mlops/cli_labels.py",
             ),
         },
+        "brookside_mlops.cli_line": {
+            "brookside_mlops.cli_line._approver": (
+                "parts/cli_line.html#_approver",
+                "brookside_mlops/cli_line.py",
+            ),
+            "brookside_mlops.cli_line._go": ("parts/cli_line.html#_go", "brookside_mlops/cli_line.py"),
+            "brookside_mlops.cli_line._refuse_with_resume": (
+                "parts/cli_line.html#_refuse_with_resume",
+                "brookside_mlops/cli_line.py",
+            ),
+            "brookside_mlops.cli_line._report": (
+                "parts/cli_line.html#_report",
+                "brookside_mlops/cli_line.py",
+            ),
+            "brookside_mlops.cli_line._show_plan": (
+                "parts/cli_line.html#_show_plan",
+                "brookside_mlops/cli_line.py",
+            ),
+            "brookside_mlops.cli_line.approve_command": (
+                "parts/cli_line.html#approve_command",
+                "brookside_mlops/cli_line.py",
+            ),
+            "brookside_mlops.cli_line.environments_of": (
+                "parts/cli_line.html#environments_of",
+                "brookside_mlops/cli_line.py",
+            ),
+            "brookside_mlops.cli_line.promote_command": (
+                "parts/cli_line.html#promote_command",
+                "brookside_mlops/cli_line.py",
+            ),
+            "brookside_mlops.cli_line.run_command": (
+                "parts/cli_line.html#run_command",
+                "brookside_mlops/cli_line.py",
+            ),
+        },
         "brookside_mlops.cli_monitor": {
             "brookside_mlops.cli_monitor._azure_dashboard": (
                 "parts/cli_monitor.html#_azure_dashboard",
@@ -1681,6 +1762,10 @@ d = {
             ),
             "brookside_mlops.cli_options.expected": (
                 "parts/cli_options.html#expected",
+                "brookside_mlops/cli_options.py",
+            ),
+            "brookside_mlops.cli_options.placed": (
+                "parts/cli_options.html#placed",
                 "brookside_mlops/cli_options.py",
             ),
             "brookside_mlops.cli_options.resumable": (
@@ -3025,6 +3110,10 @@ d = {
                 "parts/azure.html#azureendpoint.bundle",
                 "brookside_mlops/endpoints/azure.py",
             ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.client": (
+                "parts/azure.html#azureendpoint.client",
+                "brookside_mlops/endpoints/azure.py",
+            ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.counts": (
                 "parts/azure.html#azureendpoint.counts",
                 "brookside_mlops/endpoints/azure.py",
@@ -3139,8 +3228,8 @@ d = {
                 "parts/azure_assets.html#serving_environment",
                 "brookside_mlops/endpoints/azure_assets.py",
             ),
-            "brookside_mlops.endpoints.azure_assets.told": (
-                "parts/azure_assets.html#told",
+            "brookside_mlops.endpoints.azure_assets.variables_of": (
+                "parts/azure_assets.html#variables_of",
                 "brookside_mlops/endpoints/azure_assets.py",
             ),
         },
@@ -4411,14 +4500,6 @@ d = {
                 "parts/targets.html#_target",
                 "brookside_mlops/endpoints/targets.py",
             ),
-            "brookside_mlops.endpoints.targets.ask_place": (
-                "parts/targets.html#ask_place",
-                "brookside_mlops/endpoints/targets.py",
-            ),
-            "brookside_mlops.endpoints.targets.asked_place": (
-                "parts/targets.html#asked_place",
-                "brookside_mlops/endpoints/targets.py",
-            ),
             "brookside_mlops.endpoints.targets.azure_endpoint": (
                 "parts/targets.html#azure_endpoint",
                 "brookside_mlops/endpoints/targets.py",
@@ -4437,6 +4518,10 @@ d = {
             ),
             "brookside_mlops.endpoints.targets.named_endpoint": (
                 "parts/targets.html#named_endpoint",
+                "brookside_mlops/endpoints/targets.py",
+            ),
+            "brookside_mlops.endpoints.targets.need_place": (
+                "parts/targets.html#need_place",
                 "brookside_mlops/endpoints/targets.py",
             ),
             "brookside_mlops.endpoints.targets.place_of": (
@@ -5456,6 +5541,29 @@ d = {
             "brookside_mlops.leakage.single_column_power": (
                 "parts/leakage.html#single_column_power",
                 "brookside_mlops/leakage.py",
+            ),
+        },
+        "brookside_mlops.line_plan": {
+            "brookside_mlops.line_plan.PlannedRun": (
+                "parts/line_plan.html#plannedrun",
+                "brookside_mlops/line_plan.py",
+            ),
+            "brookside_mlops.line_plan.PlannedRun.lines": (
+                "parts/line_plan.html#plannedrun.lines",
+                "brookside_mlops/line_plan.py",
+            ),
+            "brookside_mlops.line_plan._planned": (
+                "parts/line_plan.html#_planned",
+                "brookside_mlops/line_plan.py",
+            ),
+            "brookside_mlops.line_plan._sent": ("parts/line_plan.html#_sent", "brookside_mlops/line_plan.py"),
+            "brookside_mlops.line_plan.plan_of_run": (
+                "parts/line_plan.html#plan_of_run",
+                "brookside_mlops/line_plan.py",
+            ),
+            "brookside_mlops.line_plan.plan_of_wish": (
+                "parts/line_plan.html#plan_of_wish",
+                "brookside_mlops/line_plan.py",
             ),
         },
         "brookside_mlops.load": {
@@ -6572,6 +6680,10 @@ d = {
                 "parts/pipeline.html#_current",
                 "brookside_mlops/pipeline.py",
             ),
+            "brookside_mlops.pipeline._done_elsewhere": (
+                "parts/pipeline.html#_done_elsewhere",
+                "brookside_mlops/pipeline.py",
+            ),
             "brookside_mlops.pipeline._execute": (
                 "parts/pipeline.html#_execute",
                 "brookside_mlops/pipeline.py",
@@ -6580,6 +6692,7 @@ d = {
                 "parts/pipeline.html#_go_back",
                 "brookside_mlops/pipeline.py",
             ),
+            "brookside_mlops.pipeline._kept": ("parts/pipeline.html#_kept", "brookside_mlops/pipeline.py"),
             "brookside_mlops.pipeline._registered": (
                 "parts/pipeline.html#_registered",
                 "brookside_mlops/pipeline.py",
@@ -6629,6 +6742,17 @@ d = {
             "brookside_mlops.pipeline.stages_until": (
                 "parts/pipeline.html#stages_until",
                 "brookside_mlops/pipeline.py",
+            ),
+            "brookside_mlops.pipeline.training_left": (
+                "parts/pipeline.html#training_left",
+                "brookside_mlops/pipeline.py",
+            ),
+        },
+        "brookside_mlops.places": {
+            "brookside_mlops.places.ask_place": ("parts/places.html#ask_place", "brookside_mlops/places.py"),
+            "brookside_mlops.places.asked_place": (
+                "parts/places.html#asked_place",
+                "brookside_mlops/places.py",
             ),
         },
         "brookside_mlops.plots": {
@@ -6898,10 +7022,6 @@ d = {
                 "parts/registry.html#_signature",
                 "brookside_mlops/registry.py",
             ),
-            "brookside_mlops.registry._training_run": (
-                "parts/registry.html#_training_run",
-                "brookside_mlops/registry.py",
-            ),
             "brookside_mlops.registry.baseline_bundle": (
                 "parts/registry.html#baseline_bundle",
                 "brookside_mlops/registry.py",
@@ -6924,6 +7044,10 @@ d = {
             ),
             "brookside_mlops.registry.serving_version": (
                 "parts/registry.html#serving_version",
+                "brookside_mlops/registry.py",
+            ),
+            "brookside_mlops.registry.training_run": (
+                "parts/registry.html#training_run",
                 "brookside_mlops/registry.py",
             ),
         },
@@ -7068,6 +7192,10 @@ d = {
             ),
             "brookside_mlops.reporting.Reporter._environment": (
                 "parts/reporting.html#reporter._environment",
+                "brookside_mlops/reporting.py",
+            ),
+            "brookside_mlops.reporting.Reporter._job": (
+                "parts/reporting.html#reporter._job",
                 "brookside_mlops/reporting.py",
             ),
             "brookside_mlops.reporting.Reporter._skip": (

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict
 
 from .azure_client import AzureError
 from .azure_settings import AzureSettings
-from .azure_steps import BASELINE, SOURCE, STEPS, take_table
+from .azure_steps import BASELINE, PREPARE, SOURCE, STEPS, take_table
 from .endpoints.azure_errors import words
-from .errors import GateFailed, InputError
 from .files import write_json, write_text
+from .holds import HOLD
 from .runs import Run
 from .settings import project_file
 
@@ -45,17 +45,13 @@ __all__ = [
     "Sent",
     "sent_of",
     "note",
+    "next_job",
+    "with_preparation",
     "sending_of",
-    "plan_lines",
     "send",
     "status_of",
     "Clock",
     "wait",
-    "fetch",
-    "take_over",
-    "trained",
-    "going",
-    "train_in_azure",
 ]
 
 # %% ../nbs/parts/azure_jobs.ipynb #5c819061
@@ -89,7 +85,7 @@ def pack_run(run: Run, target: Path) -> Path:
     """Copy a run into a folder, with the bundle of the version that serves now, and return that folder."""
     from brookside_mlops.registry import baseline_bundle
 
-    shutil.copytree(run.folder, target, ignore=shutil.ignore_patterns(".lock", "project", "azure.json"))
+    shutil.copytree(run.folder, target, ignore=shutil.ignore_patterns(".lock", HOLD, "project", FILE))
     with tempfile.TemporaryDirectory() as folder:
         served = baseline_bundle(run, Path(folder))
         if served is not None:
@@ -112,7 +108,7 @@ def own_table(run: Run) -> None:
 # %% ../nbs/parts/azure_jobs.ipynb #72c43676
 @dataclass(frozen=True)
 class Sending:
-    """What a run adds to the pipeline: the name of its job, its folder, where outputs go, on what, how long a step may take."""
+    """What a run adds to the pipeline: its job, its folder, where outputs go, on what, how long a step may take, which steps."""
 
     job: str
     run: str
@@ -122,12 +118,14 @@ class Sending:
     outputs: str
     compute: str
     step_minutes: float
+    steps: tuple[str, ...] = STEPS
 
 
 def pipeline_of(document: Mapping[str, Any], sending: Sending) -> dict[str, Any]:
     """Return the content of the pipeline file for one run."""
     jobs = {}
-    for step, name in JOBS.items():
+    for step in sending.steps:
+        name = JOBS[step]
         job = dict(document["jobs"][name])
         out = {"type": "uri_folder", "mode": "rw_mount", "path": f"{sending.outputs}/{name}/"}
         job["outputs"] = {**job.get("outputs", {}), "run_out": out}
@@ -135,30 +133,34 @@ def pipeline_of(document: Mapping[str, Any], sending: Sending) -> dict[str, Any]
             job["outputs"]["model"] = {**out, "type": "custom_model", "path": f"{sending.outputs}/model/"}
         job["limits"] = {"timeout": round(sending.step_minutes * 60)}
         jobs[name] = job
-    first = jobs[JOBS["validate"]]
-    first["inputs"] = {**first["inputs"], "run_in": "${{parent.inputs.run_in}}"}
+    first = jobs[JOBS[sending.steps[0]]]
+    first["inputs"] = {**first.get("inputs", {}), "run_in": "${{parent.inputs.run_in}}"}
     given = {"environment": sending.environment, "usecase": sending.usecase}
+    if sending.steps[0] != STEPS[0]:
+        given = {}  # only the first step asks
     return {
         **{key: value for key, value in document.items() if key != "outputs"},
         "name": sending.job,
         "display_name": sending.run,
         "tags": {"brookside.run": sending.run, "brookside.environment": sending.environment},
         "settings": {**document["settings"], "default_compute": f"azureml:{sending.compute}"},
-        "inputs": {**document["inputs"], **given, "run_in": {"type": "uri_folder", "path": sending.folder}},
+        "inputs": {**given, "run_in": {"type": "uri_folder", "path": sending.folder}},
         "jobs": jobs,
     }
 
 
 # %% ../nbs/parts/azure_jobs.ipynb #8c22457e
 class SentJob(BaseModel):
-    """One job of a run: its name, where its outputs lie, its page in the studio, and how it ended."""
+    """One job of a run: its name, its steps, where its outputs lie, its page in the studio, how it ended, and whether we took that over."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     outputs: str
+    steps: tuple[str, ...] = STEPS
     link: str = ""
     status: str = "Sending"
+    settled: bool = False
 
 
 class Sent(BaseModel):
@@ -186,10 +188,22 @@ def note(run: Run, job: SentJob) -> SentJob:
     return job
 
 
-def sending_of(run: Run, found: AzureSettings, datastore: str, folder: str = "run") -> Sending:
-    """Return what a run adds to the pipeline: its next job."""
+def next_job(run: Run) -> str:
+    """Return the name of the job that a run would be sent as now."""
     number = len(sent_of(run).jobs)
-    job = f"{run.id}-{number + 1}" if number else run.id
+    return f"{run.id}-{number + 1}" if number else run.id
+
+
+def with_preparation(stages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the steps that do some stages: after registration comes what a deployment needs."""
+    return (*stages, PREPARE) if stages[-1:] == STEPS[-2:-1] else stages
+
+
+def sending_of(
+    run: Run, found: AzureSettings, datastore: str, folder: str = "run", steps: tuple[str, ...] = STEPS
+) -> Sending:
+    """Return what a run adds to the pipeline: its next job."""
+    job = next_job(run)
     return Sending(
         job=job,
         run=run.id,
@@ -199,24 +213,12 @@ def sending_of(run: Run, found: AzureSettings, datastore: str, folder: str = "ru
         outputs=f"azureml://datastores/{datastore}/paths/brookside/{job}",
         compute=found.compute_name(run.environment),
         step_minutes=found.step_minutes,
+        steps=steps,
     )
 
 
-def plan_lines(run: Run, found: AzureSettings) -> list[str]:
-    """Return what sending a run would do, a line each."""
-    sending = sending_of(run, found, "workspaceblobstore")
-    tier = run.settings.instance_tier.replace("_", " ")
-    return [
-        f"job         {sending.job}, in workspace {found.workspace or '(not set)'}",
-        f"steps       {' -> '.join(JOBS.values())}",
-        f"compute     {sending.compute} ({tier}), each step at most {found.step_minutes:g} minutes",
-        f"gates       those of {run.environment} in settings.ini; one that fails stops the steps after it",
-        f"outputs     {sending.outputs}",
-    ]
-
-
 # %% ../nbs/parts/azure_jobs.ipynb #14a71dad
-def send(client: MLClient, run: Run, found: AzureSettings) -> SentJob:
+def send(client: MLClient, run: Run, found: AzureSettings, steps: tuple[str, ...] = STEPS) -> SentJob:
     """Send a run to Azure as a pipeline job, and return the job. Raises AzureError where Azure refuses it."""
     import yaml
     from azure.ai.ml import load_job
@@ -228,10 +230,11 @@ def send(client: MLClient, run: Run, found: AzureSettings) -> SentJob:
         path = stage_code(run.project, folder / "code")
         pack_run(run, folder / "run")
         try:
-            sending = sending_of(run, found, client.datastores.get_default().name, str(folder / "run"))
+            store = str(client.datastores.get_default().name)
+            sending = sending_of(run, found, store, str(folder / "run"), steps)
             document = pipeline_of(yaml.safe_load(path.read_text(encoding="utf-8")), sending)
             write_text(path, yaml.safe_dump(document, sort_keys=False))
-            job = note(run, SentJob(name=sending.job, outputs=sending.outputs))
+            job = note(run, SentJob(name=sending.job, steps=steps, outputs=sending.outputs))
             made = client.jobs.create_or_update(load_job(path))
         except SdkError as error:
             raise AzureError(
@@ -271,7 +274,7 @@ def wait(client: MLClient, run: Run, job: SentJob, say: Said, clock: Clock) -> S
         try:
             status = status_of(client.jobs.get(job.name))
         except ResourceNotFoundError:
-            note(run, job.model_copy(update={"status": "Canceled"}))
+            note(run, job.model_copy(update={"status": "Canceled", "settled": True}))
             raise AzureError(
                 f"job {job.name} is not in the workspace: somebody removed it. Send it again: {again}"
             ) from None
@@ -290,92 +293,3 @@ def wait(client: MLClient, run: Run, job: SentJob, say: Said, clock: Clock) -> S
                 f"{job.link}. Wait on: {again}"
             )
         clock.sleep(LOOK_SECONDS)
-
-
-# %% ../nbs/parts/azure_jobs.ipynb #0bc2308c
-def fetch(client: MLClient, run: Run, job: SentJob) -> bool:
-    """Take the newest state of a run from the outputs of its job; return whether there was any."""
-    from azure.ai.ml._artifacts._artifact_utilities import download_artifact_from_aml_uri
-
-    for name in reversed(JOBS.values()):
-        with tempfile.TemporaryDirectory(prefix="brookside-fetch-") as place:
-            download_artifact_from_aml_uri(f"{job.outputs}/{name}/", place, client.datastores)
-            if (Path(place) / "run.json").exists():
-                take_over(run, Path(place))
-                return True
-    return False
-
-
-def take_over(run: Run, folder: Path) -> None:
-    """Put the newest state of a run, as a step gave it on, into the run here. Raises InputError for another run."""
-    newest = Run(folder)
-    if newest.id != run.id:
-        raise InputError(f"{folder} holds run {newest.id} and not {run.id}")
-    left = shutil.ignore_patterns(".lock", "project", "run.json", FILE)
-    for path in folder.iterdir():
-        if path.is_dir() and path.name != BASELINE:
-            shutil.copytree(path, run.folder / path.name, dirs_exist_ok=True)
-        elif path.name not in left(str(folder), [path.name]) and path.is_file():
-            shutil.copyfile(path, run.folder / path.name)
-    with run.change() as record:
-        for key in ("stages", "artifacts", "data_sha256", "python", "packages"):
-            setattr(record, key, getattr(newest.record, key))
-
-
-def _ended_badly(run: Run, job: SentJob, fetched: bool) -> AzureError | GateFailed:
-    """Return the error for a job that did not complete: that of the gate that failed, where one did."""
-    failed = (
-        next((one for one in run.record.stages.values() if one.state == "failed"), None) if fetched else None
-    )
-    if failed is not None and failed.error:
-        return GateFailed(f"{failed.error} The steps after it were not begun: {job.link}".strip())
-    return AzureError(
-        f"job {job.name} ended as {job.status}. Its page says at which step, with the log: {job.link}. "
-        f"Send it again: brookside-mlops run --resume {run.id}"
-    )
-
-
-# %% ../nbs/parts/azure_jobs.ipynb #8e939d48
-def trained(run: Run) -> bool:
-    """Say whether the stages up to registration of a run are done, wherever that was."""
-    return all(name in run.record.stages and run.record.stages[name].state == "done" for name in STEPS[:5])
-
-
-def going(client: MLClient, run: Run) -> SentJob | None:
-    """Return the job of a run that has not ended as far as is known here, None where there is none. One that never arrived is none."""
-    from azure.core.exceptions import ResourceNotFoundError
-
-    for job in reversed(sent_of(run).jobs):
-        if job.status == "Sending":
-            try:
-                there = client.jobs.get(job.name)
-            except ResourceNotFoundError:
-                continue
-            return note(
-                run, job.model_copy(update={"link": str(there.studio_url or ""), "status": status_of(there)})
-            )
-        if job.status not in ENDED:
-            return job
-    return None
-
-
-def train_in_azure(run: Run, found: AzureSettings, say: Said, clock: Clock | None = None) -> None:
-    """Have the stages 01 to 05 of a run done in Azure, and take over what they made.
-
-    A job of the run that has not ended is waited for. Raises GateFailed for a gate that failed there, AzureError for all else.
-    """
-    from brookside_mlops.azure_client import ml_client
-
-    found = found.of(run.environment)
-    client = ml_client(found)
-    job = going(client, run) or send(client, run, found)
-    try:
-        job = wait(client, run, job, say, clock or Clock(found.train_minutes))
-    except KeyboardInterrupt:
-        say(f"job {job.name} goes on in Azure: {job.link}")
-        raise
-    fetched = fetch(client, run, job)
-    if job.status != "Completed":
-        raise _ended_badly(run, job, fetched)
-    if not fetched or not trained(run):
-        raise AzureError(f"job {job.name} is completed, and {job.outputs} holds no trained run: {job.link}")

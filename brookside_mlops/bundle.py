@@ -5,6 +5,7 @@
 # %% ../nbs/parts/bundle.ipynb #92dee3fa
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import InputError
-from .files import sha256
 from .usecases import Task
 
 # %% auto #0
@@ -86,7 +86,7 @@ class Bundle:
             raise InputError(
                 f"{folder / 'bundle.json'}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
             ) from None
-        if sha256(folder / "model.onnx") != info.sha256:
+        if hashlib.sha256(graph).hexdigest() != info.sha256:
             raise InputError(
                 f"{folder / 'model.onnx'} is not the graph that bundle.json names: its SHA-256 differs"
             )

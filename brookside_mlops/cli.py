@@ -22,6 +22,7 @@ from .cli_docs import docs_command
 from .cli_doctor import doctor_command
 from .cli_iterate import iterate_command
 from .cli_labels import labels_app
+from .cli_line import approve_command, promote_command, run_command
 from .cli_monitor import monitor_command
 from .cli_notify import notify_command
 from .cli_notion import notion_app
@@ -35,7 +36,7 @@ from brookside_mlops.cli_options import (
     TargetOption,
     UseCaseOption,
     chosen_run,
-    resumable,
+    placed,
     stage_verb,
 )
 from .cli_retrain import retrain_command
@@ -43,25 +44,12 @@ from .cli_rollout import rollout_app
 from .cli_runs import runs_app
 from .cli_schedule import schedule_command
 from .cli_step import step_command
-from .errors import BrooksideError, InputError
 
 if TYPE_CHECKING:
     from brookside_mlops.runs import Run
 
 # %% auto #0
-__all__ = [
-    "app",
-    "FRESH",
-    "run_command",
-    "environments_of",
-    "stage_command",
-    "deploy_command",
-    "smoke_test_command",
-    "rollback_command",
-    "promote_command",
-    "approve_command",
-    "main",
-]
+__all__ = ["app", "stage_command", "deploy_command", "smoke_test_command", "rollback_command", "main"]
 
 # %% ../nbs/parts/cli.ipynb #964f5e49
 app = typer.Typer(
@@ -72,156 +60,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Notebooks from raw rows to a watched endpoint: validate, train, evaluate, register, deploy, roll back.",
 )
-
-
-# %% ../nbs/parts/cli.ipynb #adeb3cc2
-def _approver(name: str) -> Any:
-    """Return who is asked for an approval: the name given, a person at the terminal, or nobody."""
-    import sys
-
-    def ask(run: Run) -> str:
-        if name or not sys.stdin.isatty():
-            return name
-        typer.echo(f"{run.environment} asks for an approval of {run.id}.", err=True)
-        return str(typer.prompt("Your name (empty: stop here)", default="", show_default=False, err=True))
-
-    return ask
-
-
-def _go(run: Run, approve_as: str, as_json: bool, until: str = "") -> None:
-    """Advance a run through its line, showing progress, and show its end; the code of an error is kept."""
-    from brookside_mlops.pipeline import Event, run_line
-    from brookside_mlops.reporting import Reporter, show_end, show_json, summary
-    from brookside_mlops.rollout_interrupt import asking
-
-    reporter = Reporter(quiet=as_json)
-    seen = {run.id: run}
-
-    def listen(event: Event) -> None:
-        seen[event.run.id] = event.run
-        reporter(event)
-
-    if not as_json:
-        typer.echo(f"{run.environment} run {run.id}")
-    try:
-        with resumable(run), asking(lambda: list(seen.values())[-1]):
-            run_line(run, listen, _approver(approve_as), until)
-    except BrooksideError as error:
-        error.about = {"runs": [summary(one) for one in seen.values()]}
-        if not as_json:
-            typer.echo(f"\nnotebooks   {list(seen.values())[-1].folder}")
-            typer.echo(f"go on       brookside-mlops run --resume {run.id}")
-        raise
-    finally:
-        reporter.stop()
-        for one in seen.values():
-            _report(one, as_json)
-    if as_json:
-        show_json([summary(one) for one in seen.values()])
-    else:
-        show_end(reporter.console, list(seen.values())[-1])
-
-
-def _report(run: Run, quiet: bool) -> None:
-    """Write the report of a run and log it to MLflow; a report that cannot be made stops nothing, and is told of."""
-    from brookside_mlops.run_report import executed, log_report, write_report
-
-    if not executed(run):
-        return
-    try:
-        write_report(run)
-        log_report(run)
-    except Exception as error:  # MLflow, a full disk: what was deployed is deployed all the same
-        if not quiet:
-            typer.echo(f"report      not written or not logged: {error}", err=True)
-
-
-FRESH = ("environment", "usecase", "data", "target", "parameters")
-
-
-@app.command("run")
-def run_command(
-    context: typer.Context,
-    environment: EnvironmentOption = "dev",
-    usecase: UseCaseOption = "viability",
-    resume: Annotated[str | None, typer.Option(help="Id of a run to go on with.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="A table; with a new use case, the one it is made from.")
-    ] = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            help="azure or local: where its endpoint is. For a new use case: the column to predict."
-        ),
-    ] = "",
-    approve_as: ApproveOption = "",
-    until: Annotated[str, typer.Option(help="Stop after this stage; --resume goes on from there.")] = "",
-    parameters: ParametersOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run the stages from raw rows to an endpoint that answers, and promote through the environments named."""
-    from brookside_mlops.datasets import table_path
-    from brookside_mlops.endpoints.targets import PLACES, ask_place
-    from brookside_mlops.onboarding import Onboarding, known_usecases, onboard, refuse_other_target
-    from brookside_mlops.parameters import assignments
-    from brookside_mlops.pipeline import LINE, need_engine, need_tables, stage_parameters, stages_until
-    from brookside_mlops.runs import Run
-    from brookside_mlops.settings import read_settings
-
-    project = Path.cwd()
-    stages_until(LINE, until)
-    if target in PLACES:
-        ask_place(target)
-        target = ""
-    if resume is not None:
-        found = chosen_run(resume)
-        _refuse_with_resume(context)
-        _go(found, approve_as, as_json, until)
-        return
-    names = environments_of(environment)
-    given: dict[str, Any] = dict(assignments(parameters or []))
-    for stage, values in stage_parameters(project, LINE, given).items():
-        need_tables(project, stage, values)
-        need_engine(values)
-    if data is not None:
-        table_path(data)
-    if usecase in known_usecases(project):
-        refuse_other_target(project, usecase, target)
-        if data is not None:
-            given["validate.data"] = str(data.resolve())
-    elif data is not None:
-        for line in onboard(project, Onboarding(usecase, data.resolve(), target)):
-            typer.echo(line, err=True)
-    for name in names:
-        read_settings(project, name, usecase)
-    _go(Run.create(project, names[0], usecase, given, names[1:]), approve_as, as_json, until)
-
-
-def _refuse_with_resume(context: typer.Context) -> None:
-    """Raise InputError where an option that makes a new run was given with `--resume`."""
-    told = {"parameters": "set"}
-    asked = [name for name in FRESH if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
-    if asked:
-        words = ", ".join(f"--{told.get(name, name)}" for name in asked)
-        raise InputError(
-            f"{words} with --resume: a run goes on as it was begun; leave {words} out, or begin a new run without --resume"
-        )
-
-
-def environments_of(text: str) -> tuple[str, ...]:
-    """Return the environments named in a list. Raises InputError unless they exist and are in order."""
-    from brookside_mlops.settings import ENVIRONMENTS
-
-    names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        if name not in ENVIRONMENTS:
-            raise InputError(f"environment {name!r} is not one of {', '.join(ENVIRONMENTS)}")
-    places = [ENVIRONMENTS.index(name) for name in names]
-    if places != sorted(set(places)):
-        raise InputError(
-            f"--environment {','.join(names)}: environments come once and in order: {', '.join(ENVIRONMENTS)}"
-        )
-    return names
+app.command("run")(run_command)
 
 
 # %% ../nbs/parts/cli.ipynb #7863196e
@@ -265,6 +104,7 @@ def deploy_command(
     from brookside_mlops.rollout_interrupt import asking
     from brookside_mlops.rollout_watch import watching
 
+    found = placed(found, target)
     with asking(lambda: found), watching(found) if watch and not as_json else nullcontext():
         stage_verb("deploy", found, None, as_json)
 
@@ -373,52 +213,9 @@ def _run_of_endpoint(name: str) -> Run:
     return run_of_endpoint(state_of(None, name), name)
 
 
-# %% ../nbs/parts/cli.ipynb #c29afa9f
-@app.command("promote")
-def promote_command(
-    run: Annotated[str, typer.Argument(help="Id of a registered run.")],
-    to: Annotated[str, typer.Option("--to", help="staging or prod")],
-    approve_as: ApproveOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Take the registered version of a run to another environment."""
-    from brookside_mlops.pipeline import promote
-    from brookside_mlops.settings import ENVIRONMENTS
-
-    source = chosen_run(run)
-    later = ENVIRONMENTS[ENVIRONMENTS.index(source.environment) + 1 :]
-    if to not in later:
-        raise InputError(
-            f"--to {to}: a run in {source.environment} can go to {', '.join(later) or 'nowhere'}"
-        )
-    _go(promote(source, to), approve_as, as_json)
-
-
-@app.command("approve")
-def approve_command(
-    run: Annotated[str, typer.Argument(help="Id of the run that waits.")],
-    name: Annotated[str, typer.Option("--as", help="Who approves; by default the user of this shell.")] = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Let a run into its environment; recorded with name and time."""
-    import getpass
-
-    from brookside_mlops.reporting import show_json
-
-    found = chosen_run(run)
-    if not found.settings.approval:
-        raise InputError(f"{found.id}: {found.environment} asks for no approval (settings.ini: approval)")
-    found.approve(name or getpass.getuser(), "approve")
-    approval = found.record.approval
-    if as_json:
-        show_json({"run": found.id, "approval": approval.model_dump(mode="json") if approval else None})
-        return
-    if approval:
-        typer.echo(f"{found.id}: approved by {approval.by} at {approval.at}")
-    typer.echo(f"go on: brookside-mlops run --resume {found.id}")
-
-
 # %% ../nbs/parts/cli.ipynb #d080c566
+app.command("promote")(promote_command)
+app.command("approve")(approve_command)
 app.command("drift")(drift_command)
 app.command("monitor")(monitor_command)
 app.command("notify")(notify_command)

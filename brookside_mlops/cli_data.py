@@ -15,6 +15,7 @@ from brookside_mlops.cli_options import (
     Group,
     JsonOption,
     RunOption,
+    TargetOption,
     UseCaseOption,
     chosen_run,
     stage_verb,
@@ -36,6 +37,7 @@ def drift_command(
     run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
+    target: TargetOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Compare new rows with a reference: two tables, a run's training rows and a table, or an endpoint's requests. Exit 1 when critical."""

@@ -85,7 +85,8 @@ def endpoint_list(
 ) -> None:
     """Show the endpoints of this project."""
     from brookside_mlops.endpoints.protocol import state_text
-    from brookside_mlops.endpoints.targets import asked_place, azure_endpoints
+    from brookside_mlops.endpoints.targets import azure_endpoints
+    from brookside_mlops.places import asked_place
 
     place = asked_place()
     found, strange = ([], []) if place == "azure" else found_endpoints(state_folders_of(state_folder))

@@ -29,9 +29,11 @@ __all__ = [
     "RunOption",
     "TargetOption",
     "StateOption",
+    "AT_ENDPOINT",
     "expected",
     "Group",
     "chosen_run",
+    "placed",
     "resumable",
     "stage_values",
     "stage_verb",
@@ -90,7 +92,7 @@ class Group(TyperGroup):
 # %% ../nbs/parts/cli_options.ipynb #88ed9462
 def _ask_place(given: str) -> str:
     """Let a place go before the settings."""
-    from brookside_mlops.endpoints.targets import ask_place
+    from brookside_mlops.places import ask_place
 
     return ask_place(given) if given else ""
 
@@ -152,6 +154,17 @@ def chosen_run(run: str | None, environment: str = "", usecase: str = "", having
     )
 
 
+def placed(run: Run, target: str) -> Run:
+    """Let the endpoint of a run be where `--target` says, now and whenever somebody goes on with it; '' changes nothing."""
+    from brookside_mlops.places import PLACES
+
+    if target and run.record.target != target:
+        with run.change() as record:
+            record.target = PLACES[target]
+        return type(run)(run.folder)
+    return run
+
+
 @contextmanager
 def resumable(run: Run) -> Iterator[None]:
     """Turn Ctrl-C into the sentence that says how to go on."""
@@ -170,13 +183,19 @@ def stage_values(run: Run, name: str, given: Mapping[str, str]) -> dict[str, Any
     return {**own, **values}
 
 
+AT_ENDPOINT = ("deploy", "smoke_test", "rollback")
+
+
 def stage_verb(name: str, run: Run, parameters: list[str] | None, as_json: bool) -> None:
     """Run the notebook of one stage in a run."""
+    from brookside_mlops.endpoints.targets import need_place
     from brookside_mlops.fingerprints import fingerprint
     from brookside_mlops.parameters import assignments
     from brookside_mlops.pipeline import run_stage
     from brookside_mlops.reporting import Reporter, show_json, summary
 
+    if name in AT_ENDPOINT:
+        need_place(run.settings)
     values = stage_values(run, name, assignments(parameters or []))
     reporter = Reporter(quiet=as_json)
     try:

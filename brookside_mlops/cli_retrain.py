@@ -10,7 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_options import EnvironmentOption, JsonOption, ParametersOption, UseCaseOption
+from brookside_mlops.cli_options import (
+    EnvironmentOption,
+    JsonOption,
+    ParametersOption,
+    TargetOption,
+    UseCaseOption,
+)
 from .errors import Waits
 
 # %% auto #0
@@ -26,21 +32,25 @@ def retrain_command(
     ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     parameters: ParametersOption = None,
+    target: TargetOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Train a use case anew in the background; the model takes over only if it passes gates and comparison."""
     from datetime import UTC, datetime
 
     from brookside_mlops.audit import os_user
+    from brookside_mlops.endpoints.targets import need_place
     from brookside_mlops.parameters import assignments
     from brookside_mlops.reporting import show_json
     from brookside_mlops.retraining import Facts
     from brookside_mlops.retraining_run import retrain
+    from brookside_mlops.settings import read_settings
 
     project = Path.cwd()
     if data is None:
         _show(project, environment, usecase, as_json)
         return
+    need_place(read_settings(project, environment, usecase)[0])
     facts = Facts(datetime.now(UTC), asked=reason or f"no reason given ({os_user()})")
     decision, run = retrain(project, (environment, usecase), data, facts, assignments(parameters or []))
     if decision.held_by:

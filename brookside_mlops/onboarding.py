@@ -62,7 +62,8 @@ def refuse_other_target(project: Path, usecase: str, target: str) -> None:
     if target and target != known.target:
         does = f"predicts {known.target!r}" if known.target else "finds groups and predicts nothing"
         raise InputError(
-            f"--target {target}: [usecase.{usecase}] of settings.ini {does}. Leave --target out, edit the section and its "
+            f"--target {target}: [usecase.{usecase}] of settings.ini {does}, and an endpoint is local or azure. "
+            f"Leave --target out, edit the section and its "
             "contract, or give the new use case a name of its own (--usecase)."
         )
 

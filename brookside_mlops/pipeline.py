@@ -23,6 +23,7 @@ from .serving import serves, successor, version_in
 # %% auto #0
 __all__ = [
     "LINE",
+    "TRAINING",
     "PROMOTED_LINE",
     "COMMON",
     "Listener",
@@ -34,6 +35,7 @@ __all__ = [
     "need_tables",
     "need_engine",
     "run_stage",
+    "training_left",
     "advance",
     "promote",
     "run_line",
@@ -41,6 +43,7 @@ __all__ = [
 
 # %% ../nbs/parts/pipeline.ipynb #5fdbc855
 LINE = STAGES[:8]
+TRAINING = STAGES[:5]
 PROMOTED_LINE = ("evaluate", "register", "deploy", "smoke_test", "drift")
 COMMON = ("environment", "usecase", "run_folder")
 
@@ -88,9 +91,12 @@ def stages_until(stages: tuple[str, ...], until: str = "") -> tuple[str, ...]:
 # %% ../nbs/parts/pipeline.ipynb #69c75867
 @dataclass(frozen=True)
 class Event:
-    """What happens in a run: a stage begins, comes to a cell, ends, is skipped, or is not needed since another version took over."""
+    """What happens in a run: a stage begins, comes to a cell, ends, is skipped, or is not needed since another version took over.
 
-    kind: Literal["begin", "cell", "end", "skip", "environment", "superseded"]
+    A job that does stages elsewhere is told of too.
+    """
+
+    kind: Literal["begin", "cell", "end", "skip", "environment", "superseded", "job"]
     run: Run
     stage: str
     cell: int = 0
@@ -213,19 +219,52 @@ def _registered(run: Run) -> bool:
     return True
 
 
-def _current(run: Run, stage: str, digest: str) -> bool:
-    """Say whether a stage is done, with the same inputs, and what it made is still there."""
+def _kept(run: Run, stage: str, digest: str) -> bool:
+    """Say whether a stage is done, with the same inputs, and its files are still there."""
     record = run.record.stages.get(stage, StageRecord())
-    if record.state != "done" or record.fingerprint != digest or not intact(run, stage):
-        return False
+    return record.state == "done" and record.fingerprint == digest and intact(run, stage)
+
+
+def _current(run: Run, stage: str, digest: str) -> bool:
+    """Say whether a stage is done, with the same inputs, and what it made is still there, also outside of the run."""
     outside = {"register": _registered, "deploy": serves}
-    return outside[stage](run) if stage in outside else True
+    return _kept(run, stage, digest) and (outside[stage](run) if stage in outside else True)
 
 
 def _superseded(run: Run) -> str:
     """Return which version took over from a run that was deployed, in words, '' where none did."""
     record = run.record.stages.get("deploy", StageRecord())
     return successor(run) if record.state == "done" else ""
+
+
+def training_left(run: Run, stages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those stages up to registration that have to run, from the first that is not done with the inputs of now."""
+    parameters = stage_parameters(run.project, LINE, run.record.parameters, run.folder)
+    training = tuple(stage for stage in stages if stage in TRAINING)
+    need_tables(run.project, "validate", parameters["validate"])
+    for place, stage in enumerate(training):
+        if not _kept(run, stage, fingerprint(run, stage, parameters[stage])):
+            return training[place:]
+    return ()
+
+
+def _done_elsewhere(run: Run, stages: tuple[str, ...], listen: Listener) -> tuple[str, ...]:
+    """Have the training of a run done on a cluster, where it is to be, and return the stages that are done so."""
+    from brookside_mlops.azure_training import do_in_azure, on_cluster
+
+    if not on_cluster(run):
+        return ()
+    made: tuple[str, ...] = ()
+    before = dict(run.record.stages)
+    try:
+        while left := tuple(stage for stage in training_left(run, stages) if stage not in made):
+            made += do_in_azure(run, left, lambda text: listen(Event("job", run, "", text=text)))
+    finally:
+        for stage in TRAINING:
+            now = run.record.stages.get(stage)
+            if now is not None and now != before.get(stage) and now.state != "pending":
+                listen(Event("end", run, stage, record=now))
+    return made
 
 
 def advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None = None, until: str = "") -> None:
@@ -244,7 +283,10 @@ def _advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None, u
     """Advance a run that is held."""
     stages = stages_until(PROMOTED_LINE if run.record.promoted_from else LINE, until)
     parameters = stage_parameters(run.project, LINE, run.record.parameters, run.folder)
+    elsewhere = _done_elsewhere(run, stages, listen)
     for stage in stages:
+        if stage in elsewhere:
+            continue
         if stage == "deploy" and (later := _superseded(run)):
             listen(Event("superseded", run, stage, record=run.record.stages[stage], text=later))
             return

@@ -58,6 +58,7 @@ def carry(source: Run, environment: str, stages: tuple[str, ...]) -> Run:
     origin = source.record.promoted_from or source.id
     with target.change() as record:
         record.cause = source.record.cause
+        record.target = record.target or source.record.target
         record.promoted_from, record.data_sha256, record.seed = (
             origin,
             source.record.data_sha256,

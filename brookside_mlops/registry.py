@@ -17,7 +17,7 @@ from .errors import InputError
 from .results import StageResult
 from .runs import Run
 from .settings import Environment
-from .tracking import start_run, tracking_client
+from .tracking import experiment_id, start_run, tracking_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RegisterResult",
     "Registration",
+    "training_run",
     "register_version",
     "serving_version",
     "mark_serving",
@@ -104,16 +105,20 @@ def _log_model(client: MlflowClient, registration: Registration, info: BundleInf
     return f"{artifacts}/model"
 
 
-def _training_run(client: MlflowClient, run: Run, mlflow_run: str) -> str:
-    """Return the MLflow run of a training; a new one, with the lineage of the old, where its database is lost."""
+def training_run(client: MlflowClient, run: Run, mlflow_run: str) -> tuple[str, bool]:
+    """Return the MLflow run of a training, and whether it was made now, with the lineage of the old, since its database is not here."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.get_run(mlflow_run).info.run_id)
+        return str(client.get_run(mlflow_run).info.run_id), False
     except MlflowException:
+        experiment = experiment_id(client, run.settings, run.usecase.name)
+        known = client.search_runs([experiment], f"tags.`brookside.run` = '{run.id}' and status = 'FINISHED'")
+        if known:
+            return str(known[0].info.run_id), False
         fresh = start_run(client, run)
         client.set_terminated(fresh)
-        return fresh
+        return fresh, True
 
 
 def register_version(run: Run, registration: Registration) -> int:
@@ -131,7 +136,7 @@ def register_version(run: Run, registration: Registration) -> int:
     for known in client.search_model_versions(f"name = '{name}'"):
         if known.tags.get("run") == run.id and known.tags.get("sha256") == info.sha256:
             return int(known.version)
-    mlflow_run = _training_run(client, run, registration.mlflow_run)
+    mlflow_run, _ = training_run(client, run, registration.mlflow_run)
     registration = replace(registration, mlflow_run=mlflow_run)
     source = _log_model(client, registration, info)
     tags = {"run": run.id, "sha256": info.sha256, "data_sha256": run.record.data_sha256}
@@ -164,8 +169,10 @@ def mark_serving(settings: Environment, model_name: str, version: int) -> None:
         client.set_registered_model_alias(model_name, "champion", str(version))
 
 
-def check_version(settings: Environment, model_name: str, version: int, sha256: str) -> None:
-    """Raise InputError unless the registry has that version with that digest."""
+def check_version(
+    settings: Environment, model_name: str, version: int, sha256: str, run_id: str = ""
+) -> None:
+    """Raise InputError unless the registry has that version with that digest, made by that run if one is named."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -174,6 +181,8 @@ def check_version(settings: Environment, model_name: str, version: int, sha256: 
         raise InputError(f"{model_name} has no version {version} in {settings.tracking}") from None
     if found.tags.get("sha256") != sha256:
         raise InputError(f"{model_name} version {version} is not the model of this run: its SHA-256 differs")
+    if run_id and found.tags.get("run") != run_id:
+        raise InputError(f"{model_name} version {version} is of another run, {found.tags.get('run')}")
 
 
 def fetch_bundle(settings: Environment, model_name: str, version: int, folder: Path) -> Path:

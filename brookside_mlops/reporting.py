@@ -89,6 +89,9 @@ class Reporter:
             soft_wrap=True,
         )
 
+    def _job(self, event: Event) -> None:
+        self.console.print(f"  {event.text}", markup=False, soft_wrap=True)
+
     def stop(self) -> None:
         """Stop what moves on the terminal."""
         if self.status:

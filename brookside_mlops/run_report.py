@@ -101,6 +101,7 @@ def log_report(run: Run) -> str:
 
     Raises MlflowException where MLflow refuses, OSError where it does not answer.
     """
+    from brookside_mlops.registry import training_run
     from brookside_mlops.stages.train import TrainResult
     from brookside_mlops.tracking import tracking_client
 
@@ -108,5 +109,7 @@ def log_report(run: Run) -> str:
         found = run.read(TrainResult, "train").mlflow_run
     except InputError:
         return ""
-    tracking_client(run.settings).log_artifact(found, str(run.folder / REPORT), f"report/{run.environment}")
+    client = tracking_client(run.settings)
+    found, _ = training_run(client, run, found)
+    client.log_artifact(found, str(run.folder / REPORT), f"report/{run.environment}")
     return found

@@ -23,6 +23,7 @@ from .audit import audit_log
 from .errors import ApprovalNeeded, GateFailed, InputError
 from .files import sha256, write_json, write_text
 from .notebook_html import table_html
+from .places import PlaceName, asked_place
 from .results import StageResult
 from .settings import ENVIRONMENTS, Environment, project_of, read_settings, runs_folder
 from .stage_inputs import INPUTS, readers
@@ -112,6 +113,7 @@ class RunRecord(BaseModel):
     promoted_from: str = ""
     promoted_to: str = ""
     cause: str = ""
+    target: PlaceName | Literal[""] = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     git_revision: str = ""
@@ -204,6 +206,7 @@ class Run:
             usecase=case.name,
             created=now(),
             line=line,
+            target=asked_place() or "",
             parameters=dict(parameters or {}),
             seed=settings.seed,
             git_revision=git_revision(project),
@@ -258,7 +261,9 @@ class Run:
 
     @cached_property
     def _settings(self) -> tuple[Environment, UseCase]:
-        return read_settings(self.project, self.environment, self.record.usecase)
+        found, usecase = read_settings(self.project, self.environment, self.record.usecase)
+        place = asked_place() or self.record.target or found.target
+        return found.model_copy(update={"target": place}), usecase
 
     @property
     def settings(self) -> Environment:

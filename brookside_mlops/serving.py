@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .endpoints.protocol import Deployment
 from .endpoints.state import EndpointState
+from .endpoints.targets import endpoint_for, place_of
 from .errors import BrooksideError
 from .runs import Run, list_runs
 
@@ -38,7 +39,12 @@ def version_in(run: Run, result: str = "register") -> Version | None:
 
 def serving(run: Run) -> Deployment | None:
     """Return the deployment that has all the traffic of a run's endpoint, None where there is none."""
-    state = EndpointState(run.settings.state, run.settings.endpoint_name(run.usecase.name))
+    name = run.settings.endpoint_name(run.usecase.name)
+    if place_of(run.settings) == "azure":
+        endpoint = endpoint_for(run.settings, name)
+        known = endpoint.deployments().values() if endpoint.exists else ()
+        return next((one for one in known if one.weight == 100), None)
+    state = EndpointState(run.settings.state, name)
     if not state.exists:
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -50,10 +51,12 @@ def write_settings(project: Path, **changes: str) -> None:
     (project / "settings.ini").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def registered_run(project: Path, constant: float) -> Run:
-    """Return a run that has registered a graph that answers `weeks` plus a constant, and has held-out rows."""
+def registered_run(
+    project: Path, constant: float, write: Callable[[Path, float], Path] = scratch_bundle
+) -> Run:
+    """Return a run that has registered a graph, by default one that answers `weeks` plus a constant, and has held-out rows."""
     run = Run.create(project, ENVIRONMENT, "cost")
-    scratch_bundle(run.folder / "bundle", constant)
+    write(run.folder / "bundle", constant)
     pd.DataFrame({"weeks": [float(number) for number in range(50)]}).to_parquet(run.new("test.parquet"))
     client = tracking_client(run.settings)
     mlflow_run = start_run(client, run)

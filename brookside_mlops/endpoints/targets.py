@@ -5,15 +5,14 @@
 # %% ../../nbs/parts/targets.ipynb #c232a2d8
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ..azure_settings import azure_settings
 from .local import LocalEndpoint
 from .protocol import Endpoint, EndpointInfo
 from ..errors import InputError
+from ..places import PlaceName, asked_place
 from ..settings import ENVIRONMENTS, Environment, environment_value, read_settings, state_folder
 
 if TYPE_CHECKING:
@@ -22,12 +21,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = [
-    "PlaceName",
-    "VARIABLE",
-    "PLACES",
-    "asked_place",
-    "ask_place",
+    "NEEDED",
     "place_of",
+    "need_place",
     "azure_endpoint",
     "endpoint_for",
     "settings_of",
@@ -37,30 +33,18 @@ __all__ = [
 ]
 
 # %% ../../nbs/parts/targets.ipynb #863a7aff
-PlaceName = Literal["local", "azure"]
-VARIABLE = "BROOKSIDE_TARGET"
-PLACES: dict[str, PlaceName] = {"local": "local", "azure": "azure"}
-
-
-def asked_place(environ: Mapping[str, str] = os.environ) -> PlaceName | None:
-    """Return the place that `--target` has named, None where it was not given. Raises InputError for one that is none."""
-    given = environ.get(VARIABLE, "")
-    if given and given not in PLACES:
-        raise InputError(f"{VARIABLE}: {given!r} is no place of an endpoint: local or azure would be right")
-    return PLACES.get(given)
-
-
-def ask_place(given: str) -> str:
-    """Let `given` go before the settings, in this process and those it starts; '' changes nothing."""
-    if given:
-        asked_place({VARIABLE: given})
-        os.environ[VARIABLE] = given
-    return given
+NEEDED = ("subscription", "resource_group", "workspace", "log_workspace")
 
 
 def place_of(settings: Environment) -> PlaceName:
     """Return where the endpoints of an environment are."""
     return asked_place() or settings.target
+
+
+def need_place(settings: Environment) -> None:
+    """Raise InputError, a line for each key, where the endpoints of an environment are in Azure and settings.ini does not say where."""
+    if place_of(settings) == "azure":
+        azure_settings(settings.project).need(*NEEDED)
 
 
 def azure_endpoint(settings: Environment, name: str) -> AzureEndpoint:

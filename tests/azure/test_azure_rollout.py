@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import pytest
 
 from brookside_mlops.endpoints.azure import AzureEndpoint
 from brookside_mlops.endpoints.targets import endpoint_for
+from brookside_mlops.registry import serving_version
 from brookside_mlops.rollout_run import deploy_run, plan_view
+from brookside_mlops.runs import Run
 from tests.azure.emulator import Emulator
 from tests.azure.endpoints import of
-from tests.registered import Registered
+from tests.bundles import failing
+from tests.drivers import BODIES
+from tests.registered import Registered, registered_run
 
 pytestmark = pytest.mark.azure
 
@@ -54,6 +59,34 @@ def test_versions_take_over_and_go_back(project: Registered, azure_store: Emulat
     back = roll_back(project.run(2), Return("asked for", "asked", "", False))
     assert back.state == "finished"
     assert {one.version: one.weight for one in endpoint.show().deployments if one.weight} == {1: 100}
+
+
+def test_canary_that_fails_its_callers_goes_back_and_leaves_traffic_as_it_was(
+    project: Registered, azure_store: Emulator
+) -> None:
+    deploy_run(project.run(1))
+    endpoint = endpoint_of(project)
+    before = endpoint.show()
+    bad = registered_run(project.project, 40, lambda folder, below: failing(folder, int(below)))
+    try:
+        record, _ = deploy_run(Run(bad.folder))
+        assert record and record.state == "restored"
+        assert record.cause in ("error_rate", "worse_errors", "availability"), record.reason
+        after = endpoint.show()
+        assert (after.traffic, after.mirror, after.deployments) == (
+            before.traffic,
+            before.mirror,
+            before.deployments,
+        )
+        splits = [
+            one.json["properties"]["traffic"] for one in azure_store.seen("PUT", "onlineEndpoints/[^/]+$")
+        ]
+        assert {"blue": 50, "green": 50} in splits and splits[-1] == {"blue": 100}
+        assert len(azure_store.seen("DELETE", "deployments/green$")) == 1
+        assert serving_version(project.run(1).settings, "brookside-cost", "dev") == 1
+        assert endpoint.score(BODIES[4]).status == 200
+    finally:
+        shutil.rmtree(bad.folder)  # the project is shared, and its newest run is looked for
 
 
 def test_version_that_cannot_be_made_leaves_the_old_one(
