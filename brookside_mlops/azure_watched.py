@@ -89,7 +89,7 @@ def serving(endpoint: AzureEndpoint, environment: str) -> tuple[Watched, Path] |
     return Watched(endpoint.name, most.name, task, reference, environment), bundle
 
 
-# %% ../nbs/parts/azure_watched.ipynb #d0e35b43
+# %% ../nbs/parts/azure_watched.ipynb #7151d5ee
 TABLE = "paths:\n  - file: ./rows/reference.parquet\ntransformations:\n  - read_parquet\n"
 
 
@@ -131,9 +131,8 @@ def register_reference(client: MLClient, watched: Watched, bundle: Path) -> str:
             with tempfile.TemporaryDirectory() as folder:
                 path = str(reference_folder(bundle, Path(folder)))
                 tags = {"sha256": digest, "made_by": "brookside-mlops"}
-                found = client.data.create_or_update(
-                    Data(name=name, version=version, type="mltable", path=path, tags=tags)
-                )
+                made = Data(name=name, version=version, type="mltable", path=path, tags=tags)
+                found = client.data.create_or_update(made)
     if (found.tags or {}).get("sha256") != digest:
         raise InputError(
             f"table {name} version {version} in the workspace is that of another model: remove it"

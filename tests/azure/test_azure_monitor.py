@@ -175,3 +175,22 @@ def test_command_shows_the_difference_and_makes_it_so(azure: Emulator, here: Pat
 def test_plan_without_azure_is_refused(here: Path) -> None:
     refused = CliRunner().invoke(app, ["monitor", "--plan"])
     assert refused.exit_code == 2 and "--target azure" in refused.output
+
+
+def test_plan_goes_before_making_and_never_writes(azure: Emulator, here: Path) -> None:
+    words = ["monitor", "--configure-alerts", "--plan", "--target", "azure", "--endpoint", ENDPOINT]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0 and "create" in shown.stdout and "made" not in shown.stdout
+    assert azure.writes() == []
+    refused = CliRunner().invoke(app, ["monitor", "--generate-dashboard", "--plan", "--target", "azure"])
+    assert refused.exit_code == 2 and "a plan writes nothing" in refused.output
+
+
+def test_refusal_reaches_the_shell_with_what_to_do(azure: Emulator, here: Path) -> None:
+    azure.faults.append(
+        Fault(403, "AuthorizationFailed", "The client may not do that.", "GET", "metricAlerts")
+    )
+    ran = CliRunner().invoke(app, ["monitor", "--plan", "--target", "azure", "--endpoint", ENDPOINT])
+    assert (
+        ran.exit_code == 1 and "AuthorizationFailed" in ran.output and "Monitoring Contributor" in ran.output
+    )
