@@ -2939,52 +2939,8 @@ d = {
                 "parts/azure.html#azureendpoint._cache",
                 "brookside_mlops/endpoints/azure.py",
             ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._call": (
-                "parts/azure.html#azureendpoint._call",
-                "brookside_mlops/endpoints/azure.py",
-            ),
             "brookside_mlops.endpoints.azure.AzureEndpoint._change": (
                 "parts/azure.html#azureendpoint._change",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._delete": (
-                "parts/azure.html#azureendpoint._delete",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._delete_endpoint": (
-                "parts/azure.html#azureendpoint._delete_endpoint",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._done": (
-                "parts/azure.html#azureendpoint._done",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._endpoint_state": (
-                "parts/azure.html#azureendpoint._endpoint_state",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._entity": (
-                "parts/azure.html#azureendpoint._entity",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._finish": (
-                "parts/azure.html#azureendpoint._finish",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._log_of": (
-                "parts/azure.html#azureendpoint._log_of",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._need": (
-                "parts/azure.html#azureendpoint._need",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._place": (
-                "parts/azure.html#azureendpoint._place",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._said_state": (
-                "parts/azure.html#azureendpoint._said_state",
                 "brookside_mlops/endpoints/azure.py",
             ),
             "brookside_mlops.endpoints.azure.AzureEndpoint._said_traffic": (
@@ -2995,28 +2951,12 @@ d = {
                 "parts/azure.html#azureendpoint._seen",
                 "brookside_mlops/endpoints/azure.py",
             ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._state_of": (
-                "parts/azure.html#azureendpoint._state_of",
-                "brookside_mlops/endpoints/azure.py",
-            ),
             "brookside_mlops.endpoints.azure.AzureEndpoint._target": (
                 "parts/azure.html#azureendpoint._target",
                 "brookside_mlops/endpoints/azure.py",
             ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._trouble": (
-                "parts/azure.html#azureendpoint._trouble",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint._wanted": (
-                "parts/azure.html#azureendpoint._wanted",
-                "brookside_mlops/endpoints/azure.py",
-            ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.bundle": (
                 "parts/azure.html#azureendpoint.bundle",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.AzureEndpoint.client": (
-                "parts/azure.html#azureendpoint.client",
                 "brookside_mlops/endpoints/azure.py",
             ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.counts": (
@@ -3041,6 +2981,10 @@ d = {
             ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.exists": (
                 "parts/azure.html#azureendpoint.exists",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.found": (
+                "parts/azure.html#azureendpoint.found",
                 "brookside_mlops/endpoints/azure.py",
             ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.keys": (
@@ -3091,30 +3035,6 @@ d = {
                 "parts/azure.html#azureendpoint.unanswered",
                 "brookside_mlops/endpoints/azure.py",
             ),
-            "brookside_mlops.endpoints.azure.Hosting": (
-                "parts/azure.html#hosting",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.NotEnded": (
-                "parts/azure.html#notended",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.deployment_of": (
-                "parts/azure.html#deployment_of",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.provisioning": (
-                "parts/azure.html#provisioning",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.quiet": (
-                "parts/azure.html#quiet",
-                "brookside_mlops/endpoints/azure.py",
-            ),
-            "brookside_mlops.endpoints.azure.shares": (
-                "parts/azure.html#shares",
-                "brookside_mlops/endpoints/azure.py",
-            ),
         },
         "brookside_mlops.endpoints.azure_assets": {
             "brookside_mlops.endpoints.azure_assets.code_folder": (
@@ -3148,6 +3068,60 @@ d = {
             "brookside_mlops.endpoints.azure_assets.serving_environment": (
                 "parts/azure_assets.html#serving_environment",
                 "brookside_mlops/endpoints/azure_assets.py",
+            ),
+        },
+        "brookside_mlops.endpoints.azure_deployments": {
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments": (
+                "parts/azure_deployments.html#azuredeployments",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments.__init__": (
+                "parts/azure_deployments.html#azuredeployments.__init__",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments._clear": (
+                "parts/azure_deployments.html#azuredeployments._clear",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments._delete": (
+                "parts/azure_deployments.html#azuredeployments._delete",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments._wanted": (
+                "parts/azure_deployments.html#azuredeployments._wanted",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments.create": (
+                "parts/azure_deployments.html#azuredeployments.create",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments.delete": (
+                "parts/azure_deployments.html#azuredeployments.delete",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments.entities": (
+                "parts/azure_deployments.html#azuredeployments.entities",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments.log": (
+                "parts/azure_deployments.html#azuredeployments.log",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments.state": (
+                "parts/azure_deployments.html#azuredeployments.state",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.Hosting": (
+                "parts/azure_deployments.html#hosting",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.deployment_of": (
+                "parts/azure_deployments.html#deployment_of",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
+            "brookside_mlops.endpoints.azure_deployments.shares": (
+                "parts/azure_deployments.html#shares",
+                "brookside_mlops/endpoints/azure_deployments.py",
             ),
         },
         "brookside_mlops.endpoints.azure_errors": {
@@ -3244,6 +3218,80 @@ d = {
             "brookside_mlops.endpoints.azure_score.served_line": (
                 "parts/azure_score.html#served_line",
                 "brookside_mlops/endpoints/azure_score.py",
+            ),
+        },
+        "brookside_mlops.endpoints.azure_service": {
+            "brookside_mlops.endpoints.azure_service.AzureService": (
+                "parts/azure_service.html#azureservice",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.__init__": (
+                "parts/azure_service.html#azureservice.__init__",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService._delete": (
+                "parts/azure_service.html#azureservice._delete",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.call": (
+                "parts/azure_service.html#azureservice.call",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.client": (
+                "parts/azure_service.html#azureservice.client",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.done": (
+                "parts/azure_service.html#azureservice.done",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.entity": (
+                "parts/azure_service.html#azureservice.entity",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.finish": (
+                "parts/azure_service.html#azureservice.finish",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.make": (
+                "parts/azure_service.html#azureservice.make",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.need": (
+                "parts/azure_service.html#azureservice.need",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.place": (
+                "parts/azure_service.html#azureservice.place",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.said_state": (
+                "parts/azure_service.html#azureservice.said_state",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.state": (
+                "parts/azure_service.html#azureservice.state",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.told": (
+                "parts/azure_service.html#azureservice.told",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.trouble": (
+                "parts/azure_service.html#azureservice.trouble",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.NotEnded": (
+                "parts/azure_service.html#notended",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.provisioning": (
+                "parts/azure_service.html#provisioning",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.quiet": (
+                "parts/azure_service.html#quiet",
+                "brookside_mlops/endpoints/azure_service.py",
             ),
         },
         "brookside_mlops.endpoints.care": {

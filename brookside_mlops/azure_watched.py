@@ -245,7 +245,7 @@ def drift_schedule(project: Path, profile: Profile, watched: Watched, rows: str,
     )
 
 
-# %% ../nbs/parts/azure_watched.ipynb #9f05e7b7
+# %% ../nbs/parts/azure_watched.ipynb #745188e8
 @dataclass(frozen=True)
 class Installed:
     """A schedule, what is to be done about it ('' where no workspace is named yet), and what it does, in words."""
@@ -294,7 +294,7 @@ def _watching(project: Path, found: AzureSettings, environment: str, apply: bool
             yield Installed(names[0], "none", f"{names[0]}: {endpoint.name} is not watched by Azure, {why}")
             continue
         watched, bundle = there
-        rows = register_reference(endpoint.client, watched, bundle) if apply else ""
+        rows = register_reference(ml_client(found), watched, bundle) if apply else ""
         digest, when = watched.digest(profile), profile.data_drift.schedule
         makes: list[Callable[[Path], Any]] = [
             partial(_monitor, profile, watched),

@@ -5,33 +5,27 @@
 # %% ../../nbs/parts/azure.ipynb #cf4599a2
 from __future__ import annotations
 
-import io
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from copy import deepcopy
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..azure_client import ml_client
 from ..azure_settings import AzureSettings
 from ..bundle import Bundle
-from .azure_assets import code_folder, data_collector, told
-from .azure_errors import AzureEndpointError, Trouble, code_and_message
+from .azure_deployments import AzureDeployments, Hosting, deployment_of, shares
+from .azure_errors import AzureEndpointError, Trouble
 from .azure_metrics import fetch_requests
-from .azure_registry import assets_of, fetch_model
-from .azure_score import DIGEST
+from .azure_registry import fetch_model
+from .azure_service import READ_AGAIN, AzureService, provisioning
 from brookside_mlops.endpoints.protocol import (
     Answer,
     Counts,
     Deployment,
     EndpointInfo,
-    Limits,
     mirror_fault,
     traffic_fault,
 )
@@ -41,84 +35,10 @@ from ..errors import InputError
 from ..target import Target
 
 if TYPE_CHECKING:
-    from azure.ai.ml import MLClient
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
 # %% auto #0
-__all__ = [
-    "READ_AGAIN",
-    "LAST_LINES",
-    "Found",
-    "STATES",
-    "Hosting",
-    "provisioning",
-    "deployment_of",
-    "shares",
-    "NotEnded",
-    "quiet",
-    "AzureEndpoint",
-]
-
-# %% ../../nbs/parts/azure.ipynb #7145c60b
-READ_AGAIN = 2.0  # seconds between two looks at what changes
-LAST_LINES = 8
-Found = TypeVar("Found")
-STATES: dict[str, Literal["creating", "ready", "failed", "stopped"]] = {
-    "succeeded": "ready",
-    "failed": "failed",
-    "canceled": "failed",
-    "deleting": "stopped",
-}
-
-
-@dataclass(frozen=True)
-class Hosting:
-    """What a deployment runs on, and what a request to it may take."""
-
-    instance_type: str = "Standard_DS3_v2"
-    instance_count: int = 1
-    tier: str = "pay_as_you_go"
-    limits: Limits = field(default_factory=Limits)
-
-
-def provisioning(entity: Any) -> str:
-    """Return the provisioning state of an endpoint or a deployment, in the words of the service."""
-    state = entity.provisioning_state
-    return str(getattr(state, "value", state) or "")
-
-
-def deployment_of(entity: Any, weight: int, mirror: int) -> Deployment:
-    """Return a deployment of the service as one of ours. One that we have not made has version 0."""
-    tags = entity.tags or {}
-    written = str(tags.get("version", ""))
-    made = getattr(entity, "creation_context", None)
-    created = getattr(made, "created_at", None)
-    return Deployment(
-        name=entity.name,
-        model_name=str(tags.get("model_name", "")),
-        version=int(written) if written.isdecimal() else 0,
-        sha256=str(tags.get("sha256", "")),
-        weight=weight,
-        mirror=mirror,
-        created=created.isoformat() if created else "",
-        state=STATES.get(provisioning(entity).lower(), "creating"),
-    )
-
-
-def shares(weights: Mapping[str, Any] | None) -> dict[str, int]:
-    """Return the weights of a split that are not 0."""
-    return {name: int(weight) for name, weight in (weights or {}).items() if int(weight)}
-
-
-class NotEnded(Exception):
-    """An operation of the service did not end in time."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the dots of the SDK out of what a command prints."""
-    with redirect_stdout(io.StringIO()):
-        yield
+__all__ = ["AzureEndpoint"]
 
 
 # %% ../../nbs/parts/azure.ipynb #1c4b3cc7
@@ -136,154 +56,30 @@ class AzureEndpoint:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Name an endpoint; nothing is asked yet. Raises InputError for a name that is none, and where no workspace is set."""
-        self.found = found.need("subscription", "resource_group", "workspace")
         self.name, self.state_folder = name, state_folder
         self.hosting = hosting or Hosting()
+        self._service = AzureService(found, name, sleep)
+        self._deployments = AzureDeployments(self._service, self.hosting)
         self._state = EndpointState(state_folder, name)
-        self._sleep = sleep
 
-    @cached_property
-    def client(self) -> MLClient:
-        """The client of the workspace."""
-        return ml_client(self.found)
+    @property
+    def found(self) -> AzureSettings:
+        """Where the workspace is."""
+        return self._service.found
 
     @cached_property
     def _target(self) -> Target:
         """Where requests go, with the key of now."""
         return Target(self.show_uri(), self.keys()[0], timeout=self.hosting.limits.request_seconds + 10)
 
-    # Asking
-
-    def _call(self, do: Callable[[MLClient], Found]) -> Found:
-        """Ask the service; sign in anew once where that is over, and wait while another change is on its way."""
-        from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
-        from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
-
-        def busy(error: BaseException) -> bool:
-            return isinstance(error, HttpResponseError) and error.status_code == 409
-
-        waiting = Retrying(
-            stop=stop_after_delay(60 * self.found.wait_minutes),
-            wait=wait_fixed(READ_AGAIN),
-            retry=retry_if_exception(busy),
-            sleep=self._sleep,
-            reraise=True,
-        )
-
-        def ask() -> Found:
-            with quiet():
-                try:
-                    return do(self.client)
-                except ClientAuthenticationError:
-                    self.__dict__.pop("client", None)
-                    return do(self.client)
-
-        return waiting(ask)
-
-    def _finish(self, poller: Any, minutes: float, state: Callable[[], str]) -> None:
-        """Wait for an operation. Raises what the service says it failed with, and NotEnded."""
-        from azure.core.exceptions import HttpResponseError
-
-        deadline = time.monotonic() + 60 * minutes
-        try:
-            with quiet():
-                poller.wait(60 * minutes)
-                if poller.done():
-                    poller.result()
-                    return
-        except HttpResponseError as error:
-            if error.status_code != 401:
-                raise
-            self.__dict__.pop("client", None)
-            while (now := state()) not in (
-                "Succeeded",
-                "Failed",
-                "Canceled",
-                "",
-            ) and time.monotonic() < deadline:
-                self._sleep(READ_AGAIN)
-            if now in ("Succeeded", ""):
-                return
-            if now in ("Failed", "Canceled"):
-                raise HttpResponseError(message=f"({now}) it ended while the sign-in was renewed") from None
-        raise NotEnded(f"it was not done after {minutes:g} minutes")
-
-    def _done(self, begin: Callable[[MLClient], Any], state: Callable[[], str]) -> None:
-        """Begin an operation and wait until it has ended. Raises what `_call` and `_finish` raise."""
-        self._finish(self._call(begin), self.found.wait_minutes, state)
-
-    def _trouble(self, what: str, error: Exception, **more: Any) -> AzureEndpointError:
-        """Return what is said of an exception of the SDK."""
-        if isinstance(error, AzureEndpointError):
-            return error
-        code, message = ("NotEnded", str(error)) if isinstance(error, NotEnded) else code_and_message(error)
-        return AzureEndpointError(Trouble(f"endpoint {self.name}: {what}", code, message, **more))
-
-    def _entity(self) -> ManagedOnlineEndpoint | None:
-        """Return the endpoint as the service has it, None where there is none."""
-        from azure.core.exceptions import AzureError as SdkError
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
-            found: ManagedOnlineEndpoint = self._call(lambda client: client.online_endpoints.get(self.name))
-        except ResourceNotFoundError as error:
-            if code_and_message(error)[0] in ("ResourceGroupNotFound", "SubscriptionNotFound"):
-                raise self._trouble("cannot be read", error, traffic="") from None
-            return None
-        except SdkError as error:
-            raise self._trouble("cannot be read", error, traffic="") from None
-        return found
-
-    def _need(self, what: str) -> ManagedOnlineEndpoint:
-        """Return the endpoint. Raises AzureEndpointError where somebody has deleted it."""
-        entity = self._entity()
-        if entity is None:
-            said = f"there is no such endpoint in workspace {self.found.workspace}"
-            raise AzureEndpointError(
-                Trouble(f"endpoint {self.name}: {what}", "ResourceNotFound", said, traffic="")
-            )
-        return entity
-
     @property
     def exists(self) -> bool:
         """Say whether the endpoint is there."""
-        return self._entity() is not None
+        return self._service.entity() is not None
 
     def start(self) -> None:
         """Make the endpoint if it is not there. What could not be made is deleted again."""
-        from azure.ai.ml.entities import ManagedOnlineEndpoint
-        from azure.core.exceptions import AzureError as SdkError
-
-        self.found.need("log_workspace")
-        if self._entity() is not None:
-            return
-        wanted = ManagedOnlineEndpoint(name=self.name, auth_mode="key", tags={"made_by": "brookside-mlops"})
-        try:
-            self._done(
-                lambda client: client.online_endpoints.begin_create_or_update(wanted), self._endpoint_state
-            )
-        except (SdkError, NotEnded) as error:
-            state = self._endpoint_state()
-            left = self._delete_endpoint() if state else ""
-            raise self._trouble("it was not made", error, state=state, traffic="", left=left) from None
-
-    def _endpoint_state(self) -> str:
-        entity = self._entity()
-        return provisioning(entity) if entity is not None else ""
-
-    def _delete_endpoint(self) -> str:
-        """Delete an endpoint that was half made; return what is left of it."""
-        from azure.core.exceptions import AzureError as SdkError
-
-        try:
-            self._done(lambda client: client.online_endpoints.begin_delete(self.name), self._endpoint_state)
-        except (SdkError, NotEnded):
-            return f"endpoint {self.name}: az ml online-endpoint delete --name {self.name} {self._place()}"
-        return ""
-
-    def _place(self) -> str:
-        """The options of `az ml` that name the workspace."""
-        return f"--workspace-name {self.found.workspace} --resource-group {self.found.resource_group}"
+        self._service.make()
 
     # Showing
 
@@ -293,20 +89,17 @@ class AzureEndpoint:
 
     def show(self) -> EndpointInfo:
         """Return address, traffic and deployments. Raises InputError where there is no such endpoint."""
-        from azure.core.exceptions import AzureError as SdkError
-
-        entity = self._entity()
+        entity = self._service.entity()
         if entity is None:
             where = f"in workspace {self.found.workspace}"
             raise InputError(
                 f"no endpoint {self.name!r} {where}: brookside-mlops endpoint list --target azure shows them"
             )
         traffic, mirror = shares(entity.traffic), shares(entity.mirror_traffic)
-        try:
-            there = self._call(lambda client: list(client.online_deployments.list(self.name)))
-        except SdkError as error:
-            raise self._trouble("its deployments cannot be read", error, traffic="") from None
-        known = [deployment_of(one, traffic.get(one.name, 0), mirror.get(one.name, 0)) for one in there]
+        known = [
+            deployment_of(one, traffic.get(one.name, 0), mirror.get(one.name, 0))
+            for one in self._deployments.entities()
+        ]
         known.sort(key=lambda one: one.name)
         return EndpointInfo(
             name=self.name,
@@ -330,102 +123,17 @@ class AzureEndpoint:
 
         Raises InputError for a damaged bundle or a name in use, AzureEndpointError for one that does not get ready (it is removed).
         """
-        from azure.core.exceptions import AzureError as SdkError
-
         digest = Bundle.open(bundle).info.sha256
-        what = f"deployment {name} ({model_name} version {version}) was not made"
-        self._need(what)
+        self._service.need(f"deployment {name} ({model_name} version {version}) was not made")
         if name in self.deployments():
             raise InputError(f"endpoint {self.name} already has a deployment {name}")
-        begun = False
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                wanted = self._wanted(name, bundle, model_name, version, Path(folder))
-                poller = self._call(
-                    lambda client: client.online_deployments.begin_create_or_update(deepcopy(wanted))
-                )
-                begun = True
-                self._finish(poller, self.found.deploy_minutes, lambda: self._state_of(name))
-        except (SdkError, NotEnded) as error:
-            state = self._state_of(name)
-            log = self._log_of(name, LAST_LINES) if state else []
-            left = self._delete(name) if begun or state else ""
-            raise self._trouble(what, error, state=state or "not there", log=log, left=left) from None
+        self._deployments.create(name, bundle, model_name, version)
         self._cache(bundle, digest)
         return self.deployments()[name]
 
-    def _wanted(self, name: str, bundle: Path, model_name: str, version: int, folder: Path) -> Any:
-        """Return a deployment as it is asked for, with its model and its environment in the workspace."""
-        from azure.ai.ml.entities import CodeConfiguration, ManagedOnlineDeployment, OnlineRequestSettings
-
-        digest, limits = Bundle.open(bundle).info.sha256, self.hosting.limits
-        model, environment = self._call(
-            lambda client: assets_of(client, self.found, bundle, model_name, version)
-        )
-        return ManagedOnlineDeployment(
-            name=name,
-            endpoint_name=self.name,
-            model=model,
-            environment=environment,
-            code_configuration=CodeConfiguration(code=str(code_folder(folder)), scoring_script="score.py"),
-            instance_type=self.hosting.instance_type,
-            instance_count=self.hosting.instance_count,
-            app_insights_enabled=bool(self.found.app_insights),
-            environment_variables={DIGEST: digest, **told(self.found, self.name, name, limits)},
-            data_collector=data_collector(self.found, limits),
-            request_settings=OnlineRequestSettings(
-                request_timeout_ms=int(1000 * limits.request_seconds),
-                max_concurrent_requests_per_instance=limits.max_concurrent,
-            ),
-            tags={
-                "model_name": model_name,
-                "version": str(version),
-                "sha256": digest,
-                "tier": self.hosting.tier,
-                "made_by": "brookside-mlops",
-            },
-        )
-
-    def _state_of(self, name: str) -> str:
-        """Return the provisioning state of a deployment, '' where it is not there or cannot be read."""
-        from azure.core.exceptions import AzureError as SdkError
-
-        try:
-            return provisioning(self._call(lambda client: client.online_deployments.get(name, self.name)))
-        except SdkError:
-            return ""
-
-    def _log_of(self, name: str, lines: int) -> list[str]:
-        """Return the last lines of a deployment's log; none where it has none."""
-        from azure.core.exceptions import AzureError as SdkError
-
-        try:
-            text = self._call(lambda client: client.online_deployments.get_logs(name, self.name, lines))
-        except SdkError:
-            return []
-        return [line for line in text.splitlines() if line.strip()][-lines:]
-
-    def _delete(self, name: str) -> str:
-        """Delete a deployment that was half made; return what is left of it, and how to delete that."""
-        from azure.core.exceptions import AzureError as SdkError
-
-        try:
-            self._done(
-                lambda client: client.online_deployments.begin_delete(name, self.name),
-                lambda: self._state_of(name),
-            )
-        except (SdkError, NotEnded):
-            order = (
-                f"az ml online-deployment delete --name {name} --endpoint-name {self.name} {self._place()}"
-            )
-            return f"deployment {name}, {self._state_of(name) or 'in an unknown state'}: {order}"
-        return ""
-
     def delete_deployment(self, name: str) -> None:
         """Remove a deployment. Raises InputError where it still has traffic."""
-        from azure.core.exceptions import AzureError as SdkError
-
-        self._need(f"deployment {name} was not deleted")
+        self._service.need(f"deployment {name} was not deleted")
         found = self.deployments().get(name)
         if found is None:
             return
@@ -433,14 +141,7 @@ class AzureEndpoint:
             raise InputError(f"deployment {name} has {found.weight} % of the traffic: move it first")
         if found.mirror:
             self.set_mirror({})
-        try:
-            self._done(
-                lambda client: client.online_deployments.begin_delete(name, self.name),
-                lambda: self._state_of(name),
-            )
-        except (SdkError, NotEnded) as error:
-            state = self._state_of(name)
-            raise self._trouble(f"deployment {name} was not deleted", error, state=state) from None
+        self._deployments.delete(name)
 
     # Traffic
 
@@ -450,7 +151,7 @@ class AzureEndpoint:
         Raises InputError for another split, AzureEndpointError where it was not taken or is not seen.
         """
         named = {standby: 0} if standby else {}
-        entity, known = self._need("the traffic was not changed"), self.deployments()
+        entity, known = self._service.need("the traffic was not changed"), self.deployments()
         fault = traffic_fault(named | dict(weights), list(known))
         unready = [one for one in shares(weights) if not fault and known[one].state != "ready"]
         if unready:
@@ -466,7 +167,7 @@ class AzureEndpoint:
 
     def set_mirror(self, weights: Mapping[str, int]) -> None:
         """Send a copy of that share (0 to 50) of the live requests to one deployment. Raises InputError for another wish."""
-        entity, known = self._need("the mirror traffic was not changed"), self.deployments()
+        entity, known = self._service.need("the mirror traffic was not changed"), self.deployments()
         fault = mirror_fault(weights, list(known))
         alone = [name for name, share in weights.items() if share and not fault and known[name].weight == 100]
         if alone:
@@ -482,16 +183,11 @@ class AzureEndpoint:
         self, entity: ManagedOnlineEndpoint, what: Literal["traffic", "mirror"], wanted: dict[str, int]
     ) -> None:
         """Put the endpoint with another split, and wait until it is seen."""
-        from azure.core.exceptions import AzureError as SdkError
-
+        service = self._service
         said = "the traffic was not changed" if what == "traffic" else "the mirror traffic was not changed"
-        try:
-            self._done(
-                lambda client: client.online_endpoints.begin_create_or_update(entity), self._endpoint_state
-            )
+        with service.told(said, lambda: {"state": service.said_state(), "traffic": self._said_traffic()}):
+            service.done(lambda client: client.online_endpoints.begin_create_or_update(entity), service.state)
             self._seen(what, wanted)
-        except (SdkError, NotEnded) as error:
-            raise self._trouble(said, error, state=self._said_state(), traffic=self._said_traffic()) from None
 
     def _seen(self, what: Literal["traffic", "mirror"], wanted: dict[str, int]) -> None:
         """Read until a split is there. Raises AzureEndpointError when the time is over."""
@@ -507,14 +203,7 @@ class AzureEndpoint:
                         traffic="",
                     )
                 )
-            self._sleep(READ_AGAIN)
-
-    def _said_state(self) -> str:
-        """Return the state of the endpoint for a message, whatever becomes of the question."""
-        try:
-            return self._endpoint_state() or "not there"
-        except AzureEndpointError:
-            return "unknown"
+            self._service.sleep(READ_AGAIN)
 
     def _said_traffic(self) -> str:
         """Return the traffic as it is read now, for a message."""
@@ -540,7 +229,7 @@ class AzureEndpoint:
 
     def observe(self) -> float | None:
         """Fetch what has been logged, and return 1 where the endpoint answers and 0 where it does not; None where there is none."""
-        entity = self._entity()
+        entity = self._service.entity()
         if entity is None:
             return None
         fetch_requests(self.found, self.name, self._state.requests)
@@ -554,30 +243,25 @@ class AzureEndpoint:
 
     def keys(self) -> tuple[str, str]:
         """Return the primary and the secondary key."""
-        from azure.core.exceptions import AzureError as SdkError
-
-        try:
-            found: Any = self._call(lambda client: client.online_endpoints.get_keys(self.name))
-        except SdkError as error:
-            raise self._trouble("its keys cannot be read", error, traffic="") from None
+        with self._service.told("its keys cannot be read", lambda: {"traffic": ""}):
+            found: Any = self._service.call(lambda client: client.online_endpoints.get_keys(self.name))
         return str(found.primary_key), str(found.secondary_key)
 
     def regenerate_key(self, which: Literal["primary", "secondary"]) -> None:
         """Make a new key; the other one stays valid."""
-        from azure.core.exceptions import AzureError as SdkError
-
-        try:
-            self._done(
+        service = self._service
+        with service.told(f"the {which} key is the old one", lambda: {"traffic": ""}):
+            service.done(
                 lambda client: client.online_endpoints.begin_regenerate_keys(self.name, key_type=which),
-                self._endpoint_state,
+                service.state,
             )
-        except (SdkError, NotEnded) as error:
-            raise self._trouble(f"the {which} key is the old one", error, traffic="") from None
         self.__dict__.pop("_target", None)
 
     def logs(self, lines: int = 50) -> list[str]:
         """Return the last lines of the log of each deployment, with its name before them."""
-        return [f"{name}: {line}" for name in self.deployments() for line in self._log_of(name, lines)]
+        return [
+            f"{name}: {line}" for name in self.deployments() for line in self._deployments.log(name, lines)
+        ]
 
     def _cache(self, bundle: Path, digest: str) -> Path:
         """Keep a copy of a bundle, by which its deployment is asked; return its folder."""
@@ -590,9 +274,7 @@ class AzureEndpoint:
         return kept
 
     def bundle(self, deployment: str) -> Path:
-        """Return a folder with the bundle of a deployment; one that was made elsewhere is fetched from the workspace."""
-        from azure.core.exceptions import AzureError as SdkError
-
+        """Return a folder with the bundle of a deployment; one that was made elsewhere is fetched from the workspace or the registry."""
         found = self.deployments().get(deployment)
         if found is None or not found.sha256:
             raise InputError(
@@ -602,14 +284,12 @@ class AzureEndpoint:
         if kept.exists():
             return kept
         with tempfile.TemporaryDirectory() as folder:
-            try:
-                files = self._call(
+            with self._service.told(f"the model of {deployment} cannot be fetched"):
+                files = self._service.call(
                     lambda client: fetch_model(
                         client, self.found, found.model_name, found.version, Path(folder)
                     )
                 )
-            except SdkError as error:
-                raise self._trouble(f"the model of {deployment} cannot be fetched", error) from None
             return self._cache(files, Bundle.open(files).info.sha256)
 
     def curl_line(self) -> str:
@@ -618,7 +298,7 @@ class AzureEndpoint:
         most = max(info.deployments, key=lambda one: one.weight, default=None)
         if most is None or not most.weight:
             return ""
-        key = f"az ml online-endpoint get-credentials --name {self.name} {self._place()} --query primaryKey --output tsv"
+        key = f"az ml online-endpoint get-credentials --name {self.name} {self._service.place()} --query primaryKey --output tsv"
         example = self.state_folder / "bundles" / most.sha256 / "input_example.json"
         return (
             f'curl -s {info.scoring_uri} -H "Authorization: Bearer $({key})" '
@@ -627,5 +307,5 @@ class AzureEndpoint:
 
     def stop(self) -> bool:
         """Raise InputError: a managed endpoint has no server of ours that could be stopped."""
-        order = f"az ml online-endpoint delete --name {self.name} {self._place()}"
+        order = f"az ml online-endpoint delete --name {self.name} {self._service.place()}"
         raise InputError(f"endpoint {self.name} is in Azure and is not stopped, only deleted: {order}")

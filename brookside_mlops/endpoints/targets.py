@@ -65,7 +65,8 @@ def place_of(settings: Environment) -> PlaceName:
 
 def azure_endpoint(settings: Environment, name: str) -> AzureEndpoint:
     """Return an endpoint in Azure, with the machines and the limits of an environment."""
-    from brookside_mlops.endpoints.azure import AzureEndpoint, Hosting
+    from brookside_mlops.endpoints.azure import AzureEndpoint
+    from brookside_mlops.endpoints.azure_deployments import Hosting
 
     hosting = Hosting(
         settings.instance_type, settings.instance_count, settings.instance_tier, settings.limits

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from brookside_mlops.azure_client import ml_client
+from brookside_mlops.azure_settings import azure_settings
 from brookside_mlops.azure_watched import (
     Watched,
     drift_document,
@@ -147,11 +149,13 @@ def test_table_of_another_model_is_refused(
     endpoint: AzureEndpoint, azure_store: Emulator, azure_project: Path
 ) -> None:
     watched = Watched("cost-dev", "blue", "regression", "azureml:brookside-cost-reference:1", "dev")
-    assert register_reference(endpoint.client, watched, endpoint.bundle("blue")).endswith("/rows/")
+    assert register_reference(
+        ml_client(azure_settings(azure_project)), watched, endpoint.bundle("blue")
+    ).endswith("/rows/")
     other = bundle_of(azure_project, 0.9)
     assert Bundle.open(other).info.sha256 != endpoint.deployments()["blue"].sha256
     with pytest.raises(InputError, match="is that of another model"):
-        register_reference(endpoint.client, watched, other)
+        register_reference(ml_client(azure_settings(azure_project)), watched, other)
 
 
 @pytest.mark.azure

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from brookside_mlops.endpoints.azure import AzureEndpoint, Hosting
+from brookside_mlops.endpoints.azure import AzureEndpoint
+from brookside_mlops.endpoints.azure_deployments import Hosting
 from brookside_mlops.endpoints.local import EndpointError, LocalEndpoint
 from brookside_mlops.endpoints.protocol import Counts, Endpoint, Limits
 from brookside_mlops.errors import InputError
