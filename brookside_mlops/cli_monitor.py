@@ -167,8 +167,6 @@ def _is_for_azure(target: str, plan: bool, configure: bool, dashboard: bool, edi
     """Tell whether Azure Monitor is asked about. Raises InputError for options that do not go together."""
     if plan and target == "local":
         raise InputError("--plan: goes with --target azure; the rules of this machine are the configuration")
-    if plan and dashboard:
-        raise InputError("--plan with --generate-dashboard: a plan writes nothing; leave one of them away")
     if target == "azure" and edits:
         raise InputError("--alert-email with --target azure: write the configuration first, without --target")
     if target == "azure" and not (plan or configure or dashboard):
@@ -283,7 +281,7 @@ def monitor_command(
     )
     edits = bool(alert_email or data_drift_threshold or accuracy_drop_threshold)
     if _is_for_azure(target, plan, configure, dashboard, edits):
-        _in_azure(project, endpoint, environment, hours if dashboard else 0, configure and not plan, as_json)
+        _in_azure(project, endpoint, environment, hours if dashboard else 0, configure, as_json)
         return
     given = {
         "--alert-email": alert_email,
