@@ -27,6 +27,10 @@ class BuildWithProject(build_py):
             ("nbs/stages", "*.ipynb"),
             ("contracts", "*.yaml"),
             ("azure-ml/monitoring", "monitoring-config.*"),
+            ("azure-ml/pipelines", "*.yml"),
+            ("azure-ml/components", "*.yml"),
+            ("azure-ml/environments", "*.yml"),
+            ("azure-ml/spark", "*.py"),
         )
         for source, pattern in packed:
             (target / source).mkdir(parents=True)

@@ -694,18 +694,6 @@ d = {
                 "parts/azure_jobs.html#sentjob",
                 "brookside_mlops/azure_jobs.py",
             ),
-            "brookside_mlops.azure_jobs._ended_badly": (
-                "parts/azure_jobs.html#_ended_badly",
-                "brookside_mlops/azure_jobs.py",
-            ),
-            "brookside_mlops.azure_jobs.fetch": (
-                "parts/azure_jobs.html#fetch",
-                "brookside_mlops/azure_jobs.py",
-            ),
-            "brookside_mlops.azure_jobs.going": (
-                "parts/azure_jobs.html#going",
-                "brookside_mlops/azure_jobs.py",
-            ),
             "brookside_mlops.azure_jobs.next_job": (
                 "parts/azure_jobs.html#next_job",
                 "brookside_mlops/azure_jobs.py",
@@ -744,18 +732,6 @@ d = {
             ),
             "brookside_mlops.azure_jobs.status_of": (
                 "parts/azure_jobs.html#status_of",
-                "brookside_mlops/azure_jobs.py",
-            ),
-            "brookside_mlops.azure_jobs.take_over": (
-                "parts/azure_jobs.html#take_over",
-                "brookside_mlops/azure_jobs.py",
-            ),
-            "brookside_mlops.azure_jobs.train_in_azure": (
-                "parts/azure_jobs.html#train_in_azure",
-                "brookside_mlops/azure_jobs.py",
-            ),
-            "brookside_mlops.azure_jobs.trained": (
-                "parts/azure_jobs.html#trained",
                 "brookside_mlops/azure_jobs.py",
             ),
             "brookside_mlops.azure_jobs.wait": (

@@ -89,7 +89,7 @@ def serving(endpoint: AzureEndpoint, environment: str) -> tuple[Watched, Path] |
     return Watched(endpoint.name, most.name, task, reference, environment), bundle
 
 
-# %% ../nbs/parts/azure_watched.ipynb #d0e35b43
+# %% ../nbs/parts/azure_watched.ipynb #7151d5ee
 TABLE = "paths:\n  - file: ./rows/reference.parquet\ntransformations:\n  - read_parquet\n"
 
 
@@ -131,9 +131,8 @@ def register_reference(client: MLClient, watched: Watched, bundle: Path) -> str:
             with tempfile.TemporaryDirectory() as folder:
                 path = str(reference_folder(bundle, Path(folder)))
                 tags = {"sha256": digest, "made_by": "brookside-mlops"}
-                found = client.data.create_or_update(
-                    Data(name=name, version=version, type="mltable", path=path, tags=tags)
-                )
+                made = Data(name=name, version=version, type="mltable", path=path, tags=tags)
+                found = client.data.create_or_update(made)
     if (found.tags or {}).get("sha256") != digest:
         raise InputError(
             f"table {name} version {version} in the workspace is that of another model: remove it"
@@ -246,7 +245,7 @@ def drift_schedule(project: Path, profile: Profile, watched: Watched, rows: str,
     )
 
 
-# %% ../nbs/parts/azure_watched.ipynb #9f05e7b7
+# %% ../nbs/parts/azure_watched.ipynb #745188e8
 @dataclass(frozen=True)
 class Installed:
     """A schedule, what is to be done about it ('' where no workspace is named yet), and what it does, in words."""
@@ -295,7 +294,7 @@ def _watching(project: Path, found: AzureSettings, environment: str, apply: bool
             yield Installed(names[0], "none", f"{names[0]}: {endpoint.name} is not watched by Azure, {why}")
             continue
         watched, bundle = there
-        rows = register_reference(endpoint.client, watched, bundle) if apply else ""
+        rows = register_reference(ml_client(found), watched, bundle) if apply else ""
         digest, when = watched.digest(profile), profile.data_drift.schedule
         makes: list[Callable[[Path], Any]] = [
             partial(_monitor, profile, watched),

@@ -280,7 +280,7 @@ class AzureEndpoint:
         return kept
 
     def bundle(self, deployment: str) -> Path:
-        """Return a folder with the bundle of a deployment; one that was made elsewhere is fetched from the workspace."""
+        """Return a folder with the bundle of a deployment; one that was made elsewhere is fetched from the workspace or the registry."""
         found = self.deployments().get(deployment)
         if found is None or not found.sha256:
             raise InputError(

@@ -37,6 +37,7 @@ CLIENT = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
 SECRET = "hunter2-client-secret"
 GROUP, WORKSPACE, LOCATION = "rg-brookside", "mlw-brookside", "eastus"
 CLOUD, SUFFIX = "BrooksideCloud", "emulator.test"
+SCHEMAS = "azuremlschemasprod.azureedge.net"  # the SDK asks it for the schema of a table
 STORAGE = f"core.{SUFFIX}"  # the storage SDK wants a name with .blob.core. in it
 ML = "Microsoft.MachineLearningServices"
 DATES = re.compile(r"20\d\d-\d\d-\d\d(-(preview|beta|alpha))?$")
@@ -234,7 +235,7 @@ class Emulator:
 
     @cached_property
     def certificate(self) -> trustme.LeafCert:
-        names = ("localhost", "127.0.0.1", f"*.{SUFFIX}", f"*.blob.{STORAGE}")
+        names = ("localhost", "127.0.0.1", f"*.{SUFFIX}", f"*.blob.{STORAGE}", SCHEMAS)
         return self.authority.issue_cert(*names)
 
     @property
@@ -578,6 +579,12 @@ def cloud_metadata(emulator: Emulator, request: Request) -> Reply:
     )
 
 
+@route("GET", r"/.+\.schema\.json")
+def schema(emulator: Emulator, request: Request) -> Reply:
+    """The schema of a table: any object."""
+    return Reply(200, {"type": "object", "required": ["paths"]})
+
+
 @route("GET", r"/(?P<tenant>[^/]+)/(v2\.0/)?\.well-known/openid-configuration")
 def openid(emulator: Emulator, request: Request) -> Reply:
     base = f"{emulator.address}/{request.given['tenant']}"
@@ -783,7 +790,7 @@ def running(folder: Path) -> Iterator[Emulator]:
     server = _Server(("127.0.0.1", 0), _handler(emulator, context))
     proxy = _Server(("127.0.0.1", 0), _tunnel(emulator))
     emulator.port, emulator.proxy_port = server.server_address[1], proxy.server_address[1]
-    emulator.hosts[f"portal.{SUFFIX}"] = emulator.port
+    emulator.hosts[f"portal.{SUFFIX}"] = emulator.hosts[SCHEMAS] = emulator.port
     threads = [
         threading.Thread(target=one.serve_forever, args=(0.05,), daemon=True) for one in (server, proxy)
     ]

@@ -196,6 +196,8 @@ def put_deployment(emulator: Emulator, request: Request) -> Reply:
         raise bad(f"The code {code.get('codeId')} was not found.")
     if emulator.find(path):
         free_of_changes(emulator, path)
+    for one in ((properties.get("dataCollector") or {}).get("collections") or {}).values():
+        one["dataCollectionMode"] = one["dataCollectionMode"].capitalize()
     fate = served.fates.get(deployment, "")
     with emulator.lock:
         stored = emulator._store(path, {**body, "properties": properties}, "Creating")

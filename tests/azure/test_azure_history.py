@@ -76,7 +76,7 @@ def test_logs_that_are_refused_are_told(azure: Emulator, here: Path) -> None:
     azure.faults.append(
         Fault(403, "InsufficientAccessError", "You may not read these logs.", "POST", "/query")
     )
-    with pytest.raises(AzureError, match="the logs of the endpoint: 403 InsufficientAccessError"):
+    with pytest.raises(AzureError, match="the logs of the endpoint: InsufficientAccessError"):
         read_azure_dashboard(here, "viability-prod", 24, NOW, client(azure))
 
 

@@ -175,3 +175,21 @@ def test_command_shows_the_difference_and_makes_it_so(azure: Emulator, here: Pat
 def test_plan_without_azure_is_refused(here: Path) -> None:
     refused = CliRunner().invoke(app, ["monitor", "--plan"])
     assert refused.exit_code == 2 and "--target azure" in refused.output
+
+
+def test_plan_beside_what_writes_is_refused(azure: Emulator, here: Path) -> None:
+    for writes in ("--configure-alerts", "--generate-dashboard"):
+        words = ["monitor", writes, "--plan", "--target", "azure", "--endpoint", ENDPOINT]
+        refused = CliRunner().invoke(app, words)
+        assert refused.exit_code == 2 and "--plan" in refused.output and writes in refused.output
+    assert azure.writes() == [] and not list(here.glob("dashboard-*"))
+
+
+def test_refusal_reaches_the_shell_with_what_to_do(azure: Emulator, here: Path) -> None:
+    azure.faults.append(
+        Fault(403, "AuthorizationFailed", "The client may not do that.", "GET", "metricAlerts")
+    )
+    ran = CliRunner().invoke(app, ["monitor", "--plan", "--target", "azure", "--endpoint", ENDPOINT])
+    assert (
+        ran.exit_code == 1 and "AuthorizationFailed" in ran.output and "Monitoring Contributor" in ran.output
+    )

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from brookside_mlops.azure_client import AzureError, ml_client
-from brookside_mlops.azure_schedules import Wanted, Watched, install, monitor_of, recurrence, wanted_training
+from brookside_mlops.azure_schedules import (
+    Wanted,
+    code_digest,
+    difference,
+    install,
+    recurrence,
+    wanted_training,
+)
 from brookside_mlops.azure_settings import AzureSettings, azure_settings
 from brookside_mlops.monitoring_config import monitoring_config
 from brookside_mlops.schedules import parse_schedule
@@ -53,22 +60,6 @@ def test_schedule_is_repeated_as_azure_does(words: str, frequency: str, pattern:
     assert (found["frequency"], found.get("schedule")) == (frequency, pattern)
 
 
-def test_monitor_has_three_signals_with_the_thresholds_of_the_configuration() -> None:
-    profile = monitoring_config(ROOT).profile("prod")
-    watched = Watched("viability-prod", "v3", "classification", "azureml:reference:3")
-    sent = monitor_of(profile, watched)._to_rest_object().as_dict()["properties"]
-    signals = sent["action"]["monitorDefinition"]["signals"]
-    how = profile.data_drift.methods
-    assert set(signals) == {"data_drift", "prediction_drift", "data_quality"}
-    for name, limit in (
-        ("data_drift", how.psi),
-        ("prediction_drift", how.psi),
-        ("data_quality", how.missing),
-    ):
-        assert [one["threshold"]["value"] for one in signals[name]["metricThresholds"]] == [limit, limit]
-    assert sent["trigger"]["frequency"] == "week"
-
-
 @pytest.mark.azure
 def test_schedule_is_installed_once_and_again_when_it_changes(cloud: Emulator, project: Path) -> None:
     client = ml_client(azure_settings(project))
@@ -79,7 +70,16 @@ def test_schedule_is_installed_once_and_again_when_it_changes(cloud: Emulator, p
     job = kept["properties"]["action"]["jobDefinition"]
     assert job["settings"]["default_compute"].endswith("/computes/train-prod") and len(job["jobs"]) == 6
     assert job["inputs"]["environment"]["value"] == "prod"
-    assert install(client, project, replace(training(), words="monthly second monday 02:00"))
+    again = replace(training(), words="monthly second monday 02:00")
+    assert difference(client, again.name, again.digest) == "change" and install(client, project, again)
+
+
+def test_changed_code_is_another_schedule(project: Path) -> None:
+    before = code_digest(project)
+    assert code_digest(project) == before
+    settings = (ROOT / "settings.ini").read_text()
+    (project / "settings.ini").write_text(settings.replace("seed = 20260101", "seed = 1"))
+    assert code_digest(project) != before
 
 
 @pytest.mark.azure

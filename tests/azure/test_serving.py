@@ -18,10 +18,11 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from brookside_mlops.azure_settings import AzureSettings
 from brookside_mlops.bundle import Bundle
-from brookside_mlops.endpoints.azure_assets import code_folder, conda_file, data_collector, told
+from brookside_mlops.endpoints.azure_assets import IMAGE, code_folder, conda_file, data_collector, told
 from brookside_mlops.endpoints.azure_score import COLLECT, DIGEST, MODEL_DIR
 from brookside_mlops.endpoints.protocol import PIN, Limits
 from brookside_mlops.scratch import scratch_bundle
@@ -29,6 +30,7 @@ from brookside_mlops.telemetry import CONNECTION
 from tests.azure.emulator import Emulator
 from tests.azure.insights import connection_string, envelopes, until
 
+ROOT = Path(__file__).resolve().parents[2]
 SERVING = os.environ.get("BROOKSIDE_SERVING", "")
 SECRET = 4.125
 
@@ -98,7 +100,9 @@ def test_server_answers_and_rows_go_to_the_collector_alone(
     port, came = sidecar
     monkeypatch.setenv(CONNECTION, connection_string(azure))
     bundle = scratch_bundle(tmp_path / "model" / "1", 0.5)
-    enabled = {name: {"enabled": True, "sampleRatePercentage": 100} for name in ("model_inputs", "model_outputs")}
+    enabled = {
+        name: {"enabled": True, "sampleRatePercentage": 100} for name in ("model_inputs", "model_outputs")
+    }
     (tmp_path / "mdc.json").write_text(json.dumps({"collections": enabled}))
     given = told(AzureSettings(collect_data=True), "cost-dev", "blue", Limits())
     variables = given | {
@@ -131,6 +135,12 @@ def test_nothing_is_collected_unless_it_is_asked_for() -> None:
         "model_inputs": "true",
         "model_outputs": "true",
     }
+
+
+def test_every_environment_has_one_base_image_by_its_digest() -> None:
+    files = sorted((ROOT / "azure-ml" / "environments").glob("*.yml"))
+    images = [yaml.safe_load(one.read_text()).get("image") for one in files]
+    assert {one for one in images if one} == {IMAGE} and "@sha256:" in IMAGE
 
 
 def test_every_package_of_the_environment_has_its_version() -> None:

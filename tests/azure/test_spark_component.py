@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 COMPONENT = yaml.safe_load((ROOT / "azure-ml" / "components" / "spark_drift.yml").read_text())
 
 
-def run(folder: Path, reference: str, current: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, reference: str, current: str, days: float = 0) -> subprocess.CompletedProcess[str]:
     """Run the entry of the component in a copy of its code, with the arguments that the component gives it."""
     code = folder / "code"
     copy_code(ROOT, code)
-    inputs = {"environment": "dev", "reference": reference, "current": current}
+    inputs = {"environment": "dev", "reference": reference, "current": current, "days": f"{days:g}"}
     words = command_of(COMPONENT["args"], inputs, {"report": folder / "report"})
     return subprocess.run(
         f"{sys.executable} {COMPONENT['entry']['file']} {words}",
@@ -73,3 +74,22 @@ def test_component_takes_addresses_and_passes_where_nothing_moved(tmp_path: Path
     ran = run(tmp_path, reference.as_uri(), (tmp_path / "now.csv").as_uri())
     assert ran.returncode == 0, ran.stderr
     assert report(tmp_path)["verdict"] in ("pass", "none")
+
+
+@pytest.mark.spark
+def test_component_reads_what_a_deployment_collected_in_the_last_days(tmp_path: Path) -> None:
+    reference, _ = tables(tmp_path, 0.0)
+    chance, now = np.random.default_rng(2), datetime.now(UTC)
+    for days, moved in ((1, 1.0), (20, 50.0)):
+        at = now - timedelta(days=days)
+        folder = tmp_path / "collected" / f"{at:%Y/%m/%d/%H}"
+        folder.mkdir(parents=True)
+        rows = [
+            {"size": float(one), "kind": "a" if one > moved else "b"} for one in chance.normal(moved, 1, 600)
+        ]
+        event = {"specversion": "1.0", "id": str(days), "time": f"{at:%Y-%m-%dT%H:%M:%SZ}"}
+        lines = [json.dumps({**event, "data": rows[begin : begin + 3]}) for begin in range(0, 600, 3)]
+        (folder / "events.jsonl").write_text("\n".join(lines))
+    ran = run(tmp_path, str(reference), str(tmp_path / "collected"), 7)
+    assert ran.returncode == 1, ran.stderr
+    assert report(tmp_path)["rows"] == [800, 600], "older rows are not counted"
