@@ -16,6 +16,7 @@ from brookside_mlops.settings import Environment
 from brookside_mlops.stage_inputs import INPUTS, Inputs, readers
 from brookside_mlops.training import Recipe
 from brookside_mlops.usecases import UseCase
+from tests.served import unhurried
 
 ALWAYS = {"project", "name"}  # they say which run it is, and cannot change in it
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,6 +56,7 @@ def test_every_stage_reads_what_is_declared_and_nothing_else(project: Path) -> N
         "train": {"recipe": Recipe(trees=30)},
         "evaluate": {"bootstrap": 100},
     }
+    (project / "settings.ini").write_text(unhurried((ROOT / "settings.ini").read_text()))
     for usecase in ("viability", "cost", "patterns"):
         runs = [WatchedRun(Run.create(project, "dev", usecase).folder) for _ in range(2)]
         for run in runs:
