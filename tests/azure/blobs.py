@@ -69,10 +69,17 @@ def azurite(emulator: Emulator) -> Iterator[ContainerClient]:
         log.close()
 
 
+<<<<<<< HEAD
 def container_of(uri: str) -> ContainerClient:
     """Return the container of the account that an address lies in."""
     held = uri.removeprefix(f"{ACCOUNT}/").split("/")[0]
     return ContainerClient(ACCOUNT, held, credential={"account_name": NAME, "account_key": KEY})
+=======
+def container(emulator: Emulator, name: str) -> ContainerClient:
+    """Return another container of the account."""
+    there: ContainerClient = emulator.more["blobs"]
+    return ContainerClient(ACCOUNT, name, credential=there.credential)
+>>>>>>> line
 
 
 def signature(container: str = CONTAINER) -> str:
@@ -88,8 +95,13 @@ def signature(container: str = CONTAINER) -> str:
 
 @route("POST", rf"{WORKSPACE}/codes/(?P<name>[^/]+)/versions/(?P<version>[^/]+)/startPendingUpload")
 def start_upload(emulator: Emulator, request: Request) -> Reply:
-    place = f"{ACCOUNT}/{CONTAINER}"
-    credential = {"credentialType": "SAS", "sasUri": f"{place}?{signature()}"}
+    """Give a version of a code a container of its own, as the service does: the SDK would take what lies in a shared one for its own."""
+    own = request.given["name"].lower()
+    place = f"{ACCOUNT}/{own}"
+    with container(emulator, own) as made:
+        if not made.exists():
+            made.create_container()
+    credential = {"credentialType": "SAS", "sasUri": f"{place}?{signature(own)}"}
     return Reply(
         200,
         {
@@ -107,3 +119,17 @@ def start_upload(emulator: Emulator, request: Request) -> Reply:
 @route("POST", rf"{WORKSPACE}/datastores/[^/]+/listSecrets")
 def list_secrets(emulator: Emulator, request: Request) -> Reply:
     return Reply(200, {"secretsType": "Sas", "sasToken": signature()})
+
+
+CODES = rf"(?P<workspace>/.*/providers/{ML}/workspaces/[^/]+)/codes/(?P<name>[^/]+)/versions"
+
+
+@route("GET", CODES)
+def codes_with_hash(emulator: Emulator, request: Request) -> Reply | None:
+    """The codes of the workspace that have a hash, whatever their names."""
+    wanted = request.query.get("hash")
+    if not wanted:
+        return None
+    begin = f"{request.given['workspace']}/codes/".lower()
+    there = [one for key, one in list(emulator.resources.items()) if key.startswith(begin)]
+    return Reply(200, {"value": [one for one in there if wanted in str(one["properties"].get("properties"))]})

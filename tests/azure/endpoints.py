@@ -308,20 +308,6 @@ def put_model(emulator: Emulator, request: Request) -> Reply:
     return emulator.write(request.given["path"], request, request.json)
 
 
-CODES = rf"(?P<workspace>/.*/providers/{ML}/workspaces/[^/]+)/codes/(?P<name>[^/]+)/versions"
-
-
-@route("GET", CODES)
-def codes_with_hash(emulator: Emulator, request: Request) -> Reply | None:
-    """The codes of the workspace that have a hash, whatever their names."""
-    wanted = request.query.get("hash")
-    if not wanted:
-        return None
-    begin = f"{request.given['workspace']}/codes/".lower()
-    there = [one for key, one in list(emulator.resources.items()) if key.startswith(begin)]
-    return Reply(200, {"value": [one for one in there if wanted in str(one["properties"].get("properties"))]})
-
-
 def fetch(served: Endpoints, model: Mapping[str, Any], folder: Path) -> Path:
     """Return a folder with the files of a model, from the storage that they were uploaded to."""
     assert served.blobs is not None, "a model needs Azurite"

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from azure.storage.blob import ContainerClient
 
-from tests.azure.blobs import CONTAINER, WORKSPACE
+from tests.azure.blobs import WORKSPACE, container
 from tests.azure.emulator import SUFFIX, Emulator, Refused, Reply, Request, route
 from tests.azure.walk import Node, Walk, walk
 
@@ -46,7 +47,7 @@ def of(emulator: Emulator) -> Jobs:
 
 def address_of(uri: str) -> str:
     """Return the path in the container that an address means: of a datastore, or of the container itself."""
-    found = re.search(r"/paths/(.+)$", uri) or re.search(rf"/{CONTAINER}/(.+)$", uri)
+    found = re.search(r"/paths/(.+)$", uri) or re.search(r"^https://[^/]+/[^/]+/(.+)$", uri)
     assert found, f"{uri} is not in the store of the workspace"
     return found[1].rstrip("/")
 
@@ -85,7 +86,9 @@ def nodes_of(emulator: Emulator, body: Mapping[str, Any], folder: Path) -> tuple
         code = spec["code"]
         there = folder / "code" / re.sub(r"\W", "-", code)[-80:]
         if not there.exists():
-            download(emulator.more["blobs"], _version(emulator, code)["codeUri"], there)
+            uri = _version(emulator, code)["codeUri"]
+            with container(emulator, urlsplit(uri).path.split("/")[1]) as own:
+                download(own, uri, there)
         given = {key: str(one["default"]) for key, one in spec.get("inputs", {}).items() if "default" in one}
         given |= {key: str(one["value"]) for key, one in job.get("inputs", {}).items()}
         for key, one in job.get("outputs", {}).items():
