@@ -285,31 +285,44 @@ class Instance:
 
 
 def machine(folder: Path) -> Path:
-    """Make a Python of its own in a folder, which has the packages of this one; return where its programs are.
+    """Make a Python of its own in a folder, which has the packages and programs of this one; return where its programs are.
 
     What a job installs goes there: the project from the job's checkout, since all else is there already.
     """
-    venv.EnvBuilder(with_pip=True).create(folder)
+    venv.EnvBuilder(symlinks=True).create(folder)
+    programs = folder / "bin"
     here = Path(sysconfig.get_paths()["purelib"])
     there = Path(sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})["purelib"])
-    (there / "packages_of_the_tests.pth").write_text(f"{here}\n", encoding="utf-8")
-    return folder / "bin"
+    (there / "a0_packages_of_the_tests.pth").write_text(f"{here}\n", encoding="utf-8")
+    for path in here.glob("*.pth"):
+        if not path.name.startswith("__editable__"):  # coverage of processes that a process starts, for one
+            shutil.copy2(path, there / path.name)
+    for path in Path(sys.executable).parent.iterdir():
+        if not path.is_file() or (programs / path.name).exists() or path.name == "brookside-mlops":
+            continue
+        head, _, rest = path.read_bytes().partition(b"\n")
+        if not head.startswith(b"#!") or b"python" not in head:
+            (programs / path.name).symlink_to(path)
+            continue
+        (programs / path.name).write_bytes(f"#!{programs / 'python'}\n".encode() + rest)
+        (programs / path.name).chmod(0o755)
+    return programs
 
 
 def shell(
     command: str, folder: Path, programs: Path, environ: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of a job by bash, with the programs of its machine first and nothing of this project's own environment."""
+    """Run a command of a job by bash, with the programs of its machine first and nothing of this project's own environment.
+
+    Packages that are missing are not looked for (`PIP_NO_DEPS`): a machine here begins with those of these tests.
+    """
     kept = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("BROOKSIDE_", "GITHUB_", "PYTEST_", "COV"))
+        and key not in ("PYTHONPATH", "VIRTUAL_ENV")
     }
-    base = {
-        "PATH": f"{programs}:{Path(sys.executable).parent}:{kept['PATH']}",
-        "PYTHONPATH": str(folder),  # for the programs of the environment of these tests, black for one
-        "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache"),
-    }
+    base = {"PATH": f"{programs}:{kept['PATH']}", "PIP_NO_DEPS": "1"}
     return subprocess.run(
         [*BASH, "-c", command],
         cwd=folder,
