@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Ran:
     command: str
     status: int
     output: str
+    seconds: float = 0.0
 
 
 @dataclass
@@ -229,8 +231,10 @@ class Instance:
         command = filled(step["run"], names, {})
         assert command == step["run"], f"{command!r}: a value is put into a command; env: would be right"
         self.walker.tamper(self.name, command, self.folder)
+        begun = time.monotonic()
         ended = shell(command, self.folder, self.walker.programs, environ)
-        self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout))
+        took = time.monotonic() - begun
+        self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout, took))
         return ended.returncode == 0 or command in self.walker.tolerated
 
     def _use(self, step: Mapping[str, Any], names: Mapping[str, Any], number: str) -> bool:
