@@ -646,6 +646,14 @@ d = {
                 "parts/azure_client.html#current_cloud",
                 "brookside_mlops/azure_client.py",
             ),
+            "brookside_mlops.azure_client.github_token": (
+                "parts/azure_client.html#github_token",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.issuer": (
+                "parts/azure_client.html#issuer",
+                "brookside_mlops/azure_client.py",
+            ),
             "brookside_mlops.azure_client.manager": (
                 "parts/azure_client.html#manager",
                 "brookside_mlops/azure_client.py",
@@ -1216,6 +1224,10 @@ d = {
                 "parts/ci_checks.html#_program",
                 "brookside_mlops/ci_checks.py",
             ),
+            "brookside_mlops.ci_checks._words": (
+                "parts/ci_checks.html#_words",
+                "brookside_mlops/ci_checks.py",
+            ),
             "brookside_mlops.ci_checks.advisories": (
                 "parts/ci_checks.html#advisories",
                 "brookside_mlops/ci_checks.py",
@@ -1433,6 +1445,7 @@ d = {
             ),
         },
         "brookside_mlops.cli_ci": {
+            "brookside_mlops.cli_ci._run_of": ("parts/cli_ci.html#_run_of", "brookside_mlops/cli_ci.py"),
             "brookside_mlops.cli_ci._said_of": ("parts/cli_ci.html#_said_of", "brookside_mlops/cli_ci.py"),
             "brookside_mlops.cli_ci.ci_advisories": (
                 "parts/cli_ci.html#ci_advisories",

@@ -25,10 +25,15 @@ __all__ = [
     "AUTHORITY",
     "PUBLIC",
     "KNOWN",
+    "EXCHANGE",
+    "GITHUB_ASKS",
+    "PIPELINE_ASKS",
     "AzureError",
     "Cloud",
     "cloud_of",
     "current_cloud",
+    "issuer",
+    "github_token",
     "credential",
     "ml_client",
     "manager",
@@ -116,15 +121,72 @@ def current_cloud(environ: Mapping[str, str] = os.environ) -> Cloud:
 
 
 # %% ../nbs/parts/azure_client.ipynb #ca71f1ae
-def credential() -> TokenCredential:
-    """Return who we are: workload identity, managed identity, or the sign-in of a person, whichever is there first."""
-    from azure.identity import DefaultAzureCredential
+EXCHANGE = "api://AzureADTokenExchange"
+GITHUB_ASKS = (
+    "ACTIONS_ID_TOKEN_REQUEST_URL",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    "AZURE_CLIENT_ID",
+    "AZURE_TENANT_ID",
+)
+PIPELINE_ASKS = (
+    "SYSTEM_OIDCREQUESTURI",
+    "SYSTEM_ACCESSTOKEN",
+    "AZURESUBSCRIPTION_CLIENT_ID",
+    "AZURESUBSCRIPTION_TENANT_ID",
+    "AZURESUBSCRIPTION_SERVICE_CONNECTION_ID",
+)
 
-    cloud = current_cloud()
-    host = os.environ.get(AUTHORITY, "") or cloud.login
+
+def issuer(environ: Mapping[str, str] = os.environ) -> str:
+    """Return who vouches for this job whenever it is asked: 'github', 'azure-devops', or '' for nobody."""
+    for name, needed in (("github", GITHUB_ASKS), ("azure-devops", PIPELINE_ASKS)):
+        if all(environ.get(one) for one in needed):
+            return name
+    return ""
+
+
+def github_token(environ: Mapping[str, str] = os.environ) -> str:
+    """Return a new token of GitHub for this job. Raises AzureError where GitHub gives none; what it said is not repeated."""
+    import httpx
+
+    url, secret = environ["ACTIONS_ID_TOKEN_REQUEST_URL"], environ["ACTIONS_ID_TOKEN_REQUEST_TOKEN"]
+    try:
+        answer = httpx.get(
+            httpx.URL(url).copy_merge_params({"audience": EXCHANGE}),
+            headers={"Authorization": f"Bearer {secret}"},
+            timeout=30,
+        )
+        if answer.status_code == 200:
+            return str(answer.json()["value"])
+        said = str(answer.status_code)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        said = type(error).__name__
+    raise AzureError(
+        f"GitHub gives no token for this job ({said}): permissions of the job: id-token: write would be right"
+    )
+
+
+def credential() -> TokenCredential:
+    """Return who we are: this job of GitHub or Azure DevOps, workload or managed identity, or the sign-in of a person."""
+    from azure.identity import AzurePipelinesCredential, ClientAssertionCredential, DefaultAzureCredential
+
+    cloud, found = current_cloud(), os.environ
+    host = found.get(AUTHORITY, "") or cloud.login
     host = host if "://" in host else f"https://{host}"
     private = host.rstrip("/") not in {one.login for one in KNOWN.values()}
-    return DefaultAzureCredential(authority=host, disable_instance_discovery=private)
+    where: dict[str, Any] = {"authority": host, "disable_instance_discovery": private}
+    if (asked := issuer()) == "github":
+        tenant, client = found["AZURE_TENANT_ID"], found["AZURE_CLIENT_ID"]
+        return ClientAssertionCredential(tenant, client, github_token, **where)
+    if asked == "azure-devops":
+        return AzurePipelinesCredential(
+            tenant_id=found["AZURESUBSCRIPTION_TENANT_ID"],
+            client_id=found["AZURESUBSCRIPTION_CLIENT_ID"],
+            service_connection_id=found["AZURESUBSCRIPTION_SERVICE_CONNECTION_ID"],
+            system_access_token=found["SYSTEM_ACCESSTOKEN"],
+            **where,
+        )
+    return DefaultAzureCredential(**where)
 
 
 # %% ../nbs/parts/azure_client.ipynb #44474724

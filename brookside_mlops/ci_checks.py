@@ -32,19 +32,29 @@ def checks_of(project: Path, name: str) -> list[list[str]]:
         lists = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["brookside-mlops"]["checks"]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; checks are of a clone of the repository") from None
-    except (KeyError, tomllib.TOMLDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: [tool.brookside-mlops.checks] cannot be read: {error}") from None
+    if not isinstance(lists, dict):
+        raise InputError(
+            f"{path}: [tool.brookside-mlops.checks] is no table: NAME = [COMMAND, ...] would be right"
+        )
     if name not in lists:
         raise InputError(f"{path}: no list {name!r} of checks; there is {', '.join(lists)}")
-    found = []
-    for line in lists[name]:
+    lines = lists[name]
+    if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
+        raise InputError(f"{path}: checks.{name}: {lines!r}: a list of commands, each a text, would be right")
+    return [_words(line, f"{path}: checks.{name}: {line!r}") for line in lines]
+
+
+def _words(line: str, where: str) -> list[str]:
+    """Return the words of a command. Raises InputError where they need a shell."""
+    try:
         words = shlex.split(line)
-        if not words or any(word in ("|", "&&", "||", ";") or set(word) <= SHELL for word in words):
-            raise InputError(
-                f"{path}: checks.{name}: {line!r} needs a shell: a program and its words would be right"
-            )
-        found.append(words)
-    return found
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    if not words or any(word in ("|", "&&", "||", ";") or set(word) <= SHELL for word in words):
+        raise InputError(f"{where} needs a shell: a program and its words would be right")
+    return words
 
 
 # %% ../nbs/parts/ci_checks.ipynb #c67f12d6

@@ -50,6 +50,8 @@ def kept_files(project: Path, folder: Path) -> Iterator[Path]:
 
 def keep(project: Path, archive: Path) -> int:
     """Write runs and state into an archive, whole or not at all; return how many files it has."""
+    if archive.is_dir():
+        raise InputError(f"{archive}: is a folder; the name of a file would be right, state.tar.gz for one")
     count = 0
     folders = kept_folders(project)
     with (

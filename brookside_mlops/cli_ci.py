@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from brookside_mlops.cli_options import (
     stage_verb,
 )
 from .errors import GateFailed, InputError
+
+if TYPE_CHECKING:
+    from brookside_mlops.runs import Run
 
 ci_app = typer.Typer(
     cls=Group,
@@ -104,6 +107,18 @@ def ci_secrets(
 
 
 # %% ../nbs/parts/cli_ci.ipynb #de89c3ca
+def _run_of(run: str | None, environment: str, usecase: str) -> Run:
+    """Return the run that is meant. Raises InputError, for a name that is no environment or use case too."""
+    from brookside_mlops.settings import read_settings
+
+    try:
+        return chosen_run(run, environment, usecase)
+    except InputError:
+        if run is None:
+            read_settings(Path.cwd(), environment, usecase)  # says which name is wrong, if one is
+        raise
+
+
 @ci_app.command("outputs")
 def ci_outputs(
     run: RunOption = None, environment: EnvironmentOption = "dev", usecase: UseCaseOption = "viability"
@@ -112,7 +127,7 @@ def ci_outputs(
     from brookside_mlops.ci_host import tell_outputs
     from brookside_mlops.reporting import summary
 
-    found = summary(chosen_run(run, environment, usecase))
+    found = summary(_run_of(run, environment, usecase))
     values = {
         name: str(found[name]) for name in ("run", "environment", "endpoint", "version") if found.get(name)
     }
@@ -127,7 +142,7 @@ def ci_summary(
     from brookside_mlops.ci_host import tell_summary
     from brookside_mlops.ci_summary import summary_text
 
-    found = chosen_run(run, environment, usecase)
+    found = _run_of(run, environment, usecase)
     typer.echo(tell_summary(f"{found.environment}-{found.id}", summary_text(found)), nl=False)
 
 
@@ -167,7 +182,14 @@ def ci_undo(
 ) -> None:
     """Take the deployment of a run in an environment back, where it is open or serves; else do nothing."""
     from brookside_mlops.ci_undo import undo_of
+    from brookside_mlops.settings import ENVIRONMENTS
 
+    if not run:
+        raise InputError(
+            "the id of the run is empty: that of the job that trained would be right, see ci outputs"
+        )
+    if environment not in ENVIRONMENTS:  # it would seem to need no rollback
+        raise InputError(f"environment {environment!r} is not one of {', '.join(ENVIRONMENTS)}")
     undo, found = undo_of(Path.cwd(), run, environment)
     typer.echo(f"{undo.act}: {undo.why}", err=as_json)
     if undo.act == "rollback" and found is not None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .alert_channels import VARIABLE, variable_of
+from .azure_settings import PREFIX
 from .errors import InputError, MachineError
 from .files import write_text
 from .monitoring_config import MonitoringConfig
@@ -146,6 +147,19 @@ _PYTHON = "e797f83bcb11b83ae66e0230d6156d7c80228e7c # v6.0.0"
 _LOGIN = "a457da9ea143d694b1b9c7c869ebb04ebe844ef5 # v2.3.0"
 
 
+# Where Azure is: variables of the environment of GitHub that go before [azure] of settings.ini where they are set.
+_KEYS = (
+    "resource_group",
+    "workspace",
+    "location",
+    "registry",
+    "action_group",
+    "app_insights",
+    "log_workspace",
+)
+_AZURE = [PREFIX + key.upper() for key in _KEYS]
+
+
 def _pinned(project: Path) -> str:
     """Return the file that says which packages are installed, which is when the cache is made anew."""
     files = ("requirements.txt", "pyproject.toml", "settings.ini")
@@ -164,6 +178,7 @@ def _requirement(project: Path) -> str:
 def github_workflow(project: Path, config: MonitoringConfig, environments: Sequence[str]) -> str:
     """Return the workflow that calls what is due in some environments."""
     crons = "\n".join(f'    - cron: "{fields}"' for fields in github_crons(config, environments))
+    azure = "\n".join(f"      {name}: ${{{{ vars.{name} }}}}" for name in _AZURE)
     secrets = "\n".join(f"          {name}: ${{{{ secrets.{name} }}}}" for name in _secrets(config))
     return f"""\
 # Written by `brookside-mlops schedule --install github`; write it anew when schedules change.
@@ -191,6 +206,10 @@ jobs:
     env:
       ENVIRONMENT: ${{{{ matrix.environment }}}}
       BROOKSIDE_TARGET: ${{{{ vars.AZURE_CLIENT_ID && 'azure' || 'local' }}}}
+      AZURE_CLIENT_ID: ${{{{ vars.AZURE_CLIENT_ID }}}}
+      AZURE_TENANT_ID: ${{{{ vars.AZURE_TENANT_ID }}}}
+      BROOKSIDE_AZURE_SUBSCRIPTION: ${{{{ vars.AZURE_SUBSCRIPTION_ID }}}}
+{azure}
     steps:
       - uses: actions/checkout@{_CHECKOUT}
         with:

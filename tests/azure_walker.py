@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,7 +152,6 @@ class AzureWalker:
 
     def _job(self, stage: Mapping[str, Any], name: str, steps: list[Any], prefix: str) -> JobEnd:
         agent = Agent(self, name, self.place / name, self._given(stage))
-        agent.folder.mkdir()
         for step in steps:
             agent.step(step)
         stop_all(agent.sources / ".brookside")  # the agent is gone, and with it what it ran
@@ -229,8 +229,10 @@ class Agent:
         environ |= {key: self._filled(value) for key, value in step.get("env", {}).items()}
         environ |= {"TF_BUILD": "True", "AGENT_TEMPDIRECTORY": str(self.folder)}
         self.walker.tamper(self.name, command, self.sources)
+        begun = time.monotonic()
         ended = shell(command, self.sources, self.walker.programs, environ)
-        self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout))
+        took = time.monotonic() - begun
+        self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout, took))
         for name, value in re.findall(
             r"^##vso\[task\.setvariable variable=(\w+);isOutput=true\](.*)$", ended.stdout, re.M
         ):
@@ -249,8 +251,9 @@ class Agent:
         if step["task"] == "PublishTestResults@2":
             files = [Path(inputs["searchFolder"], one) for one in inputs["testResultsFiles"].split()]
             return all("<testsuite" in one.read_text(encoding="utf-8") for one in files)
-        if step["task"] == "PublishCodeCoverageResults@1":
-            return "<coverage" in Path(inputs["summaryFileLocation"]).read_text(encoding="utf-8")
+        if step["task"] == "PublishCodeCoverageResults@2":
+            measured = Path(inputs["summaryFileLocation"]).read_text(encoding="utf-8")
+            return "<coverage" in measured and (Path(inputs["pathToSources"]) / "brookside_mlops").is_dir()
         assert step["task"] in ("UsePythonVersion@0", "Cache@2"), step["task"]
         return True
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Ran:
     command: str
     status: int
     output: str
+    seconds: float = 0.0
 
 
 @dataclass
@@ -229,8 +231,10 @@ class Instance:
         command = filled(step["run"], names, {})
         assert command == step["run"], f"{command!r}: a value is put into a command; env: would be right"
         self.walker.tamper(self.name, command, self.folder)
+        begun = time.monotonic()
         ended = shell(command, self.folder, self.walker.programs, environ)
-        self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout))
+        took = time.monotonic() - begun
+        self.walker.ran.append(Ran(self.name, command, ended.returncode, ended.stdout, took))
         return ended.returncode == 0 or command in self.walker.tolerated
 
     def _use(self, step: Mapping[str, Any], names: Mapping[str, Any], number: str) -> bool:
@@ -285,31 +289,44 @@ class Instance:
 
 
 def machine(folder: Path) -> Path:
-    """Make a Python of its own in a folder, which has the packages of this one; return where its programs are.
+    """Make a Python of its own in a folder, which has the packages and programs of this one; return where its programs are.
 
     What a job installs goes there: the project from the job's checkout, since all else is there already.
     """
-    venv.EnvBuilder(with_pip=True).create(folder)
+    venv.EnvBuilder(symlinks=True).create(folder)
+    programs = folder / "bin"
     here = Path(sysconfig.get_paths()["purelib"])
     there = Path(sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})["purelib"])
-    (there / "packages_of_the_tests.pth").write_text(f"{here}\n", encoding="utf-8")
-    return folder / "bin"
+    (there / "a0_packages_of_the_tests.pth").write_text(f"{here}\n", encoding="utf-8")
+    for path in here.glob("*.pth"):
+        if not path.name.startswith("__editable__"):  # coverage of processes that a process starts, for one
+            shutil.copy2(path, there / path.name)
+    for path in Path(sys.executable).parent.iterdir():
+        if not path.is_file() or (programs / path.name).exists() or path.name == "brookside-mlops":
+            continue
+        head, _, rest = path.read_bytes().partition(b"\n")
+        if not head.startswith(b"#!") or b"python" not in head:
+            (programs / path.name).symlink_to(path)
+            continue
+        (programs / path.name).write_bytes(f"#!{programs / 'python'}\n".encode() + rest)
+        (programs / path.name).chmod(0o755)
+    return programs
 
 
 def shell(
     command: str, folder: Path, programs: Path, environ: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of a job by bash, with the programs of its machine first and nothing of this project's own environment."""
+    """Run a command of a job by bash, with the programs of its machine first and nothing of this project's own environment.
+
+    Packages that are missing are not looked for (`PIP_NO_DEPS`): a machine here begins with those of these tests.
+    """
     kept = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("BROOKSIDE_", "GITHUB_", "PYTEST_", "COV"))
+        and key not in ("PYTHONPATH", "VIRTUAL_ENV")
     }
-    base = {
-        "PATH": f"{programs}:{Path(sys.executable).parent}:{kept['PATH']}",
-        "PYTHONPATH": str(folder),  # for the programs of the environment of these tests, black for one
-        "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache"),
-    }
+    base = {"PATH": f"{programs}:{kept['PATH']}", "PIP_NO_DEPS": "1"}
     return subprocess.run(
         [*BASH, "-c", command],
         cwd=folder,

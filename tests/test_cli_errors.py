@@ -45,6 +45,12 @@ def settings(project: Path, old: str, new: str) -> None:
     ("words", "said"),
     [
         (("run", "--resume", ""), "the id of a run is missing"),
+        (("ci", "undo", ""), "the id of the run is empty"),
+        (("ci", "undo", "r", "--environment", "pord"), "environment 'pord' is not one of dev, staging, prod"),
+        (("ci", "outputs", "--environment", "pord"), "environment 'pord' is not one of dev, staging, prod"),
+        (("ci", "summary", "--usecase", "viabilty"), "has no [usecase.viabilty]"),
+        (("ci", "keep", "."), "is a folder"),
+        (("ci", "check", "quality"), "checks are of a clone of the repository"),
         (("runs", "show", ""), "the id of a run is missing"),
         (("runs", "diff", "", ""), "the id of a run is missing"),
         (("deploy", "--run", ""), "the id of a run is missing"),

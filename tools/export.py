@@ -1,6 +1,6 @@
 """Export nbs/ to the package, format it, and write README.md: `python tools/export.py [--check] [NOTEBOOK ...]`.
 
-With notebooks named, only their modules are exported. With `--check`, nothing is changed: exit 1 says what would be.
+With notebooks named, only their modules are exported. With `--check`, nothing is changed: exit 1 says what would be. Both work together.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def readme(index: Path) -> str:
     return "<!-- made from nbs/index.ipynb by tools/export.py -->\n\n" + "\n\n".join(parts) + "\n"
 
 
-def stale() -> list[str]:
-    """Return the files that an export in a copy of this tree would change."""
+def stale(notebooks: list[Path]) -> list[str]:
+    """Return the files that an export of some notebooks, or of all, in a copy of this tree would change."""
     tracked = ["nbs", "brookside_mlops", "pyproject.toml", "README.md", "setup.py", "settings.ini"]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
@@ -64,7 +64,10 @@ def stale() -> list[str]:
                 shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "_project"))
             elif source.exists():
                 shutil.copy(source, copy / name)
-        export_all(copy)
+        for notebook in notebooks:
+            export_one(copy / notebook.resolve().relative_to(ROOT), copy)
+        if not notebooks:
+            export_all(copy)
         return [
             str(path.relative_to(copy))
             for name in ("nbs", "brookside_mlops", "README.md")
@@ -84,7 +87,7 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="*", type=Path)
     options = parser.parse_args()
     if options.check:
-        files = stale()
+        files = stale(options.notebooks)
         print(
             "\n".join(f"out of step with nbs/: {name}" for name in files)
             or "package and README in step with nbs/"

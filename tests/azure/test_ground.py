@@ -8,11 +8,22 @@ from typing import Any
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
-from brookside_mlops.azure_client import Arm, current_cloud, manager, ml_client
+import tests.azure.issuers  # noqa: F401  # its routes
+from brookside_mlops.azure_client import Arm, AzureError, current_cloud, manager, ml_client
 from brookside_mlops.azure_client import credential as sign_in
 from brookside_mlops.azure_settings import azure_settings
 from brookside_mlops.errors import InputError
-from tests.azure.emulator import CLOUD, GROUP, SECRET, SUBSCRIPTION, WORKSPACE, Emulator, Fault
+from tests.azure.emulator import (
+    CLIENT,
+    CLOUD,
+    GROUP,
+    SECRET,
+    SUBSCRIPTION,
+    TENANT,
+    WORKSPACE,
+    Emulator,
+    Fault,
+)
 
 VERSION = "2024-03-01"
 
@@ -37,6 +48,47 @@ def test_a_workload_signs_in_with_its_federated_token(azure: Emulator) -> None:
     assert token.token in azure.tokens
     (asked,) = azure.seen("POST", "oauth2/v2.0/token")
     assert b"client_assertion=federated." in asked.body and b"client_secret" not in asked.body
+
+
+def test_job_of_github_asks_for_a_new_token_of_its_own_whenever_that_of_azure_is_over(
+    azure: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token that a job begins with is good for some minutes, and prod may take three hours."""
+    (azure.folder / "federated-token").write_text("the first of github")
+    monkeypatch.delenv("AZURE_FEDERATED_TOKEN_FILE")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{azure.address}/github/oidc?api-version=2.0")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "right-of-the-job")
+    azure.token_seconds = 1  # SDKs ask anew for what is nearly over
+    who = sign_in()
+    who.get_token(current_cloud().scope)
+    (azure.folder / "federated-token").write_text("the second of github")
+    assert who.get_token(current_cloud().scope).token in azure.tokens
+    first, second = azure.seen("POST", "oauth2/v2.0/token")
+    assert b"first" in first.body and b"second" in second.body
+    assert {one.query["audience"] for one in azure.seen("GET", "/github/oidc")} == {
+        "api://AzureADTokenExchange"
+    }
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "wrong-right-987")
+    with pytest.raises(AzureError, match=r"GitHub gives no token .*\(401\).*id-token: write") as caught:
+        sign_in().get_token(current_cloud().scope)
+    assert "987" not in str(caught.value)
+
+
+def test_job_of_azure_devops_signs_in_through_its_service_connection(
+    azure: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AZURE_FEDERATED_TOKEN_FILE")
+    for name, value in {
+        "SYSTEM_OIDCREQUESTURI": f"{azure.address}/devops/oidc",
+        "SYSTEM_ACCESSTOKEN": "right-of-the-job",
+        "AZURESUBSCRIPTION_CLIENT_ID": CLIENT,
+        "AZURESUBSCRIPTION_TENANT_ID": TENANT,
+        "AZURESUBSCRIPTION_SERVICE_CONNECTION_ID": "connection-7",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert sign_in().get_token(current_cloud().scope).token in azure.tokens
+    (asked,) = azure.seen("POST", "/devops/oidc")
+    assert asked.query["serviceConnectionId"] == "connection-7"
 
 
 def test_a_service_principal_signs_in_with_its_secret(
