@@ -75,7 +75,9 @@ def test_weekly_look_notes_what_it_found_and_holds_back_a_retraining_on_too_few_
     )
     request_retraining(asked.state_folder, wish)
     assert "fewer than min_rows" in look_at_metrics(project, Due("metrics", "dev", now))
-    assert wish in requests_of(asked.state_folder, asked.endpoint)  # beside the one of the alert, if its minute is over
+    assert wish in requests_of(
+        asked.state_folder, asked.endpoint
+    )  # beside the one of the alert, if its minute is over
 
     table = fresh_data(asked.state_folder, asked.endpoint)
     pq.write_table(table, project / "fresh.parquet")
