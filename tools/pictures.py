@@ -35,7 +35,7 @@ DRAWN = "return (document.querySelector('#difference-chart .area')?.getAttribute
 
 def begin(project: Path, *words: str) -> subprocess.Popen[str]:
     """Start a command of this checkout in a project."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": str(COLUMNS)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)}
     command = [sys.executable, "-m", "brookside_mlops.cli", *words]
     return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -46,7 +46,10 @@ def terminal_svg(command: str, said: str, project: Path) -> str:
     said = re.sub(r"(Bearer )[\w-]{12,}", r"\1KEY", said)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text(f"$ {command}", style="bold"))
-    console.print(Text.from_ansi(said.rstrip()))
+    shown = Text.from_ansi(said.rstrip())
+    for line in shown.split("\n"):  # a spinner that is drawn again and again leaves a line each time
+        if not re.match(r"\s*[\u2800-\u28ff]", line.plain):
+            console.print(line)
     svg = console.export_svg(title=command)
     svg = re.sub(r"@font-face\s*\{.*?\}", "", svg, flags=re.S)
     svg = re.sub(r"font-family:\s*Fira Code", "font-family: ui-monospace, Menlo, Consolas", svg)
