@@ -8,6 +8,12 @@ __all__ = []
 # %% ../nbs/parts/package.ipynb #c47b9fc8
 __version__ = "0.1.0"
 
+# %% ../nbs/parts/package.ipynb #53783059
+import os
+
+# %% ../nbs/parts/package.ipynb #ae62a14c
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # %% ../nbs/parts/package.ipynb #b874e9d3
 _PLACES = {
     "contract_checks": ("check_table",),

@@ -6750,6 +6750,10 @@ d = {
                 "parts/plots.html#panel.set_title",
                 "brookside_mlops/plots.py",
             ),
+            "brookside_mlops.plots.Panel.wrap_title": (
+                "parts/plots.html#panel.wrap_title",
+                "brookside_mlops/plots.py",
+            ),
             "brookside_mlops.plots.Picture": ("parts/plots.html#picture", "brookside_mlops/plots.py"),
             "brookside_mlops.plots.Picture._repr_mimebundle_": (
                 "parts/plots.html#picture._repr_mimebundle_",
@@ -8055,7 +8059,15 @@ d = {
         },
         "brookside_mlops.scratch": {
             "brookside_mlops.scratch._advance": ("parts/scratch.html#_advance", "brookside_mlops/scratch.py"),
+            "brookside_mlops.scratch._be_patient": (
+                "parts/scratch.html#_be_patient",
+                "brookside_mlops/scratch.py",
+            ),
             "brookside_mlops.scratch._clean": ("parts/scratch.html#_clean", "brookside_mlops/scratch.py"),
+            "brookside_mlops.scratch._clean_when_over": (
+                "parts/scratch.html#_clean_when_over",
+                "brookside_mlops/scratch.py",
+            ),
             "brookside_mlops.scratch.open_run": ("parts/scratch.html#open_run", "brookside_mlops/scratch.py"),
             "brookside_mlops.scratch.scratch_bundle": (
                 "parts/scratch.html#scratch_bundle",

@@ -77,17 +77,22 @@ def effect_picture(found: Attribution) -> Picture:
     mean = found.together.effect is not None
     parts = [(one, one.effect if mean else 100 * (one.changed or 0.0)) for one in found.features]
     parts = sorted(parts, key=lambda part: -abs(part[1] or 0.0))[:MOST][::-1]
-    picture, axes = figure(height=max(1.8, 0.7 + 0.25 * len(parts)))
-    names = [one.feature + ("" if one.weight is None else f"  ({one.weight:.0%})") for one, _ in parts]
+    picture, axes = figure(height=max(2.2, 1.2 + 0.25 * len(parts)))
+    names = [
+        f"{one.feature}{', drifted' * one.drifted}" + ("" if one.weight is None else f" ({one.weight:.0%})")
+        for one, _ in parts
+    ]
     colours = [COLOURS["bad"] if one.drifted else COLOURS["muted"] for one, _ in parts]
     axes.barh(names, [value or 0.0 for _, value in parts], color=colours)
     axes.axvline(0, color=COLOURS["muted"])
-    axes.set_xlabel(
-        f"difference of the mean {found.unit}; drifted: red; (share of contributions)"
-        if mean
-        else "answers that changed (%); drifted: red; (share of contributions)"
+    axes.set_xlabel(f"change of the mean {found.unit}" if mean else "answers that changed (%)")
+    axes.locator_params(axis="x", nbins=5)
+    did = found.sentence().rpartition("; together they ")[2]
+    axes.set_title(
+        f"The drifted features {did}"
+        if any(one.drifted for one in found.features)
+        else "No feature has drifted"
     )
-    axes.set_title(found.sentence())
     return describe(picture, f"Bars of what the move of each feature did to the answers. {found.sentence()}.")
 
 

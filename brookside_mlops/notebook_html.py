@@ -13,6 +13,7 @@ __all__ = ["table_html"]
 
 # %% ../nbs/parts/notebook_html.ipynb #a9367856
 _CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0;border:0;white-space:pre-line"
+_FIRST = _CELL.replace("pre-line", "pre")
 _LINE = "border:0;border-bottom:1px solid;opacity:.75"
 
 
@@ -21,15 +22,23 @@ def table_html(
 ) -> str:
     """Return a table as HTML: a title, the heads of its columns, rows of text (escaped), and notes below.
 
-    None is shown as an empty cell. Colours and font are those of the page.
+    None is shown as an empty cell, and a column without any text is left out. Colours and font are those of the page.
     """
     shown = f"<p><b>{escape(title)}</b></p>" if title else ""
-    names = "".join(f"<th style='{_CELL};{_LINE}'>{escape(name)}</th>" for name in head)
+    texts = [["" if one is None else escape(str(one)) for one in row] for row in rows]
+    filled = [place for place in range(len(head)) if any(row[place] for row in texts)]
+    styles = [_FIRST if place == 0 else _CELL for place in filled]
+    names = "".join(
+        f"<th style='{style};{_LINE}'>{escape(head[place])}</th>"
+        for place, style in zip(filled, styles, strict=True)
+    )
     body = "".join(
         "<tr style='background:none'>"
-        + "".join(f"<td style='{_CELL}'>{'' if one is None else escape(str(one))}</td>" for one in row)
+        + "".join(
+            f"<td style='{style}'>{row[place]}</td>" for place, style in zip(filled, styles, strict=True)
+        )
         + "</tr>"
-        for row in rows
+        for row in texts
     )
     if body:
         shown += f"<table style='border-collapse:collapse'><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"

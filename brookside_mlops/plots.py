@@ -60,6 +60,15 @@ TITLE_CHARACTERS = 11  # per inch of width, at 11 points
 class Panel(Axes):
     """Axes whose title is a sentence: left-aligned, and wrapped to the width of its panel."""
 
+    headline: str = ""
+
+    def wrap_title(self) -> None:
+        """Wrap the title to the width that the panel has now, in a figure that has been laid out."""
+        figure = self.get_figure(root=True)
+        if self.headline and figure:
+            inches = self.get_position().width * figure.get_figwidth()
+            self.title_text.set_text(textwrap.fill(self.headline, max(16, int(inches * TITLE_CHARACTERS))))
+
     def set_title(
         self,
         label: str,
@@ -75,7 +84,8 @@ class Panel(Axes):
         inches = share * (figure.get_figwidth() if figure else 6.4)
         text = textwrap.fill(label, max(16, int((inches - 0.5) * TITLE_CHARACTERS)))
         style: dict[str, Any] = {"fontsize": 11, "fontweight": "bold", "color": INK} | kwargs
-        return super().set_title(text, fontdict, loc, pad, **style)
+        self.headline, self.title_text = label, super().set_title(text, fontdict, loc, pad, **style)
+        return self.title_text
 
 
 # %% ../nbs/parts/plots.ipynb #118bdb31
@@ -89,6 +99,10 @@ class Picture(Figure):
         for legend in (axes.get_legend() for axes in self.axes):
             if legend:
                 legend.set_frame_on(False)
+        self.draw_without_rendering()
+        for axes in self.axes:
+            if isinstance(axes, Panel):
+                axes.wrap_title()
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=self.dpi, metadata={"Software": None})
         return buffer.getvalue()

@@ -22,7 +22,8 @@ from brookside_mlops.cli import app
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 GUIDE = sorted((ROOT / "nbs" / "guide").glob("*.ipynb"))
-PROSE = [*NOTEBOOKS, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+EXAMPLES = sorted((ROOT / "examples").rglob("README.md"))
+PROSE = [*NOTEBOOKS, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *EXAMPLES]
 ROOT_COMMAND: Any = typer.main.get_command(app)
 
 
@@ -162,6 +163,30 @@ def test_site_asks_no_other_host() -> None:
     assert "http:" not in text and "https:" not in text
     for path in GUIDE:
         assert not re.search(r"!\[[^\]]*\]\(https?:", prose_of(path)), path
+
+
+def test_site_asks_no_host_for_fonts_or_formulas() -> None:
+    html = site()["format"]["html"]
+    for names in html["theme"].values():
+        own = [ROOT / name for name in names if name.endswith(".scss")]
+        assert any("$web-font-path: false;" in one.read_text(encoding="utf-8") for one in own), names
+    assert html["html-math-method"] == "mathml"
+
+
+def light(colour: str) -> float:
+    """Return the relative luminance of #RRGGBB, by WCAG 2.1."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [one / 12.92 if one <= 0.03928 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_pictures_can_be_read_by_contrast() -> None:
+    from brookside_mlops.plots import COLOURS, INK
+
+    paper = 1.05
+    assert paper / (light(INK) + 0.05) >= 4.5, "text"
+    for role in ("primary", "good", "bad"):
+        assert paper / (light(COLOURS[role]) + 0.05) >= 3, f"{role}: what a finding rests on"
 
 
 def test_pictures_have_words() -> None:

@@ -47,7 +47,7 @@ def readme(index: Path) -> str:
     parts: list[str] = []
     for cell in nbformat.read(index, as_version=4).cells:
         if cell.cell_type == "markdown":
-            parts.append(cell.source)
+            parts.append(cell.source.replace("](images/", "](nbs/images/"))
         elif cell.cell_type == "code" and not cell.source.startswith("#| hide"):
             parts.append(f"```python\n{cell.source}\n```")
     return "<!-- made from nbs/index.ipynb by tools/export.py -->\n\n" + "\n\n".join(parts) + "\n"
