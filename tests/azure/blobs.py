@@ -69,17 +69,10 @@ def azurite(emulator: Emulator) -> Iterator[ContainerClient]:
         log.close()
 
 
-<<<<<<< HEAD
 def container_of(uri: str) -> ContainerClient:
     """Return the container of the account that an address lies in."""
     held = uri.removeprefix(f"{ACCOUNT}/").split("/")[0]
     return ContainerClient(ACCOUNT, held, credential={"account_name": NAME, "account_key": KEY})
-=======
-def container(emulator: Emulator, name: str) -> ContainerClient:
-    """Return another container of the account."""
-    there: ContainerClient = emulator.more["blobs"]
-    return ContainerClient(ACCOUNT, name, credential=there.credential)
->>>>>>> line
 
 
 def signature(container: str = CONTAINER) -> str:
@@ -98,7 +91,7 @@ def start_upload(emulator: Emulator, request: Request) -> Reply:
     """Give a version of a code a container of its own, as the service does: the SDK would take what lies in a shared one for its own."""
     own = request.given["name"].lower()
     place = f"{ACCOUNT}/{own}"
-    with container(emulator, own) as made:
+    with container_of(place) as made:
         if not made.exists():
             made.create_container()
     credential = {"credentialType": "SAS", "sasUri": f"{place}?{signature(own)}"}

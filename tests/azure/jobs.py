@@ -87,7 +87,7 @@ def nodes_of(emulator: Emulator, body: Mapping[str, Any], folder: Path) -> tuple
         there = folder / "code" / re.sub(r"\W", "-", code)[-80:]
         if not there.exists():
             uri = _version(emulator, code)["codeUri"]
-            with container(emulator, urlsplit(uri).path.split("/")[1]) as own:
+            with container_of(uri.split("?")[0]) as own:
                 download(own, uri, there)
         given = {key: str(one["default"]) for key, one in spec.get("inputs", {}).items() if "default" in one}
         given |= {key: str(one["value"]) for key, one in job.get("inputs", {}).items()}
