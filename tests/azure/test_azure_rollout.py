@@ -70,7 +70,7 @@ def test_canary_that_fails_its_callers_goes_back_and_leaves_traffic_as_it_was(
     before = endpoint.show()
     bad = registered_run(project.project, 40, lambda folder, below: failing(folder, int(below)))
     try:
-        with pytest.raises(GateFailed, match="the canary fails .* blue serves as before"):
+        with pytest.raises(GateFailed, match=r"the canary fails .* blue serves as before"):
             deploy_run(Run(bad.folder))
         after = endpoint.show()
         assert (after.traffic, after.mirror, after.deployments) == (
