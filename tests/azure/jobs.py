@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from azure.storage.blob import ContainerClient
 
-from tests.azure.blobs import WORKSPACE, container
+from tests.azure.blobs import WORKSPACE, container_of
 from tests.azure.emulator import SUFFIX, Emulator, Refused, Reply, Request, route
 from tests.azure.walk import Node, Walk, walk
 
