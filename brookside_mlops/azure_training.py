@@ -230,8 +230,8 @@ def log_training(run: Run) -> str:
     from brookside_mlops.tracking import log_numbers, tracking_client
 
     client, result = tracking_client(run.settings), run.read(TrainResult, "train")
-    found, fresh = training_run(client, run, result.mlflow_run)
-    if fresh:
+    found, _ = training_run(client, run, result.mlflow_run)
+    if not client.get_run(found).data.metrics:  # made now, or before by the report of the run
         numbers = {"valid_loss": result.loss, "rounds": result.rounds, "temperature": result.temperature}
         curves = {f"{part}_{result.metric}": values for part, values in result.curves.items()}
         log_numbers(client, found, result.recipe.model_dump() | {"engine": result.engine}, numbers, curves)

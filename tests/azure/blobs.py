@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from tests.azure.emulator import ML, STORAGE, Emulator, Reply, Request, route
 KEY = base64.b64encode(b"k" * 64).decode()
 CONTAINER = "azureml-blobstore"
 NAME = "brooksidestore"
+LISTENS = re.compile(r"successfully listens on https://127\.0\.0\.1:(\d+)")
 ACCOUNT = f"https://{NAME}.blob.{STORAGE}"
 WORKSPACE = rf"/subscriptions/[^/]+/resourcegroups/[^/]+/providers/{ML}/workspaces/[^/]+"
 
@@ -35,26 +36,18 @@ def azurite(emulator: Emulator) -> Iterator[ContainerClient]:
     folder.mkdir()
     emulator.certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
     emulator.certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = (folder / "out.log").open("wb")
-    order = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
+    order = ["--blobHost", "127.0.0.1", "--blobPort", "0", "--location", str(folder)]
     order += ["--skipApiVersionCheck", "--disableTelemetry"]
     order += ["--cert", str(folder / "cert.pem"), "--key", str(folder / "key.pem")]
     environ = {"PATH": os.environ["PATH"], "AZURITE_ACCOUNTS": f"{NAME}:{KEY}"}
     process = subprocess.Popen([node, str(main), *order], stdout=log, stderr=log, env=environ)
     try:
         end = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < end, (folder / "out.log").read_text()
-                time.sleep(0.05)
-        host = f"blob.{STORAGE}"
-        emulator.hosts[host] = port
+        while not (listens := LISTENS.search(said := (folder / "out.log").read_text())):
+            assert process.poll() is None and time.monotonic() < end, said
+            time.sleep(0.05)
+        emulator.hosts[f"blob.{STORAGE}"] = int(listens[1])
         blobs = ContainerClient(
             ACCOUNT,
             CONTAINER,

@@ -22,9 +22,10 @@ from brookside_mlops.azure_watched import (
 from brookside_mlops.bundle import Bundle
 from brookside_mlops.cli import app
 from brookside_mlops.endpoints.azure import AzureEndpoint
-from brookside_mlops.endpoints.targets import VARIABLE, endpoint_for
+from brookside_mlops.endpoints.targets import endpoint_for
 from brookside_mlops.errors import InputError
 from brookside_mlops.monitoring_config import monitoring_config
+from brookside_mlops.places import VARIABLE
 from brookside_mlops.scratch import scratch_bundle
 from brookside_mlops.settings import read_settings
 from tests.azure.emulator import Emulator, Fault

@@ -22,7 +22,13 @@ import yaml
 
 from brookside_mlops.azure_settings import AzureSettings
 from brookside_mlops.bundle import Bundle
-from brookside_mlops.endpoints.azure_assets import IMAGE, code_folder, conda_file, data_collector, told
+from brookside_mlops.endpoints.azure_assets import (
+    IMAGE,
+    code_folder,
+    conda_file,
+    data_collector,
+    variables_of,
+)
 from brookside_mlops.endpoints.azure_score import COLLECT, DIGEST, MODEL_DIR
 from brookside_mlops.endpoints.protocol import PIN, Limits
 from brookside_mlops.scratch import scratch_bundle
@@ -104,7 +110,7 @@ def test_server_answers_and_rows_go_to_the_collector_alone(
         name: {"enabled": True, "sampleRatePercentage": 100} for name in ("model_inputs", "model_outputs")
     }
     (tmp_path / "mdc.json").write_text(json.dumps({"collections": enabled}))
-    given = told(AzureSettings(collect_data=True), "cost-dev", "blue", Limits())
+    given = variables_of(AzureSettings(collect_data=True), "cost-dev", "blue", Limits())
     variables = given | {
         MODEL_DIR: str(tmp_path / "model"),
         DIGEST: Bundle.open(bundle).info.sha256,
@@ -126,7 +132,7 @@ def test_server_answers_and_rows_go_to_the_collector_alone(
 
 
 def test_nothing_is_collected_unless_it_is_asked_for() -> None:
-    assert COLLECT not in told(AzureSettings(), "cost-dev", "blue", Limits())
+    assert COLLECT not in variables_of(AzureSettings(), "cost-dev", "blue", Limits())
     assert data_collector(AzureSettings(), Limits()) is None
     assert data_collector(AzureSettings(collect_data=True), Limits(sample_share=0.0)) is None
     asked = data_collector(AzureSettings(collect_data=True), Limits(sample_share=0.25))
