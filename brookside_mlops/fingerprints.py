@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ def own_notebooks(run: Run) -> list[Path]:
 PACKAGE = Path(__file__).resolve().parent if "__file__" in globals() else Path("brookside_mlops").resolve()
 
 
-def imported(path: Path) -> set[Path]:
-    """Return the modules of this package that a module imports."""
+@cache
+def _imported(path: Path, changed: int) -> frozenset[Path]:
     found: set[Path] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom) or not node.module:
@@ -68,7 +69,12 @@ def imported(path: Path) -> set[Path]:
             found.add(path.parents[node.level - 1].joinpath(*parts).with_suffix(".py"))
         elif parts[0] == "brookside_mlops":
             found.add(PACKAGE.joinpath(*parts[1:]).with_suffix(".py"))
-    return {one for one in found if one.exists()}
+    return frozenset(one for one in found if one.exists())
+
+
+def imported(path: Path) -> frozenset[Path]:
+    """Return the modules of this package that a module imports; it is read anew when it has changed."""
+    return _imported(path, path.stat().st_mtime_ns)
 
 
 def code_of(stage: str, package: Path = PACKAGE) -> list[Path]:

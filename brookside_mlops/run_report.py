@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .files import write_text
+from .results import StageResult
 from .runs import STAGES, Run
 from .stage_inputs import notebook_name
 
@@ -22,6 +23,7 @@ __all__ = [
     "report_notebook",
     "report_html",
     "write_report",
+    "Trained",
     "log_report",
 ]
 
@@ -96,17 +98,22 @@ def write_report(run: Run) -> Path:
 
 
 # %% ../nbs/parts/run_report.ipynb #4f1f9baa
+class Trained(StageResult):
+    """What the report needs of the training; the whole result comes with the libraries that train."""
+
+    mlflow_run: str
+
+
 def log_report(run: Run) -> str:
     """Log report.html to the MLflow run of the model; return the id of that run, '' where nothing has been trained yet.
 
     Raises MlflowException where MLflow refuses, OSError where it does not answer.
     """
     from brookside_mlops.registry import training_run
-    from brookside_mlops.stages.train import TrainResult
     from brookside_mlops.tracking import tracking_client
 
     try:
-        found = run.read(TrainResult, "train").mlflow_run
+        found = run.read(Trained, "train").mlflow_run
     except InputError:
         return ""
     client = tracking_client(run.settings)
