@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 import tests.drivers  # noqa: F401  # says what is preloaded
+from brookside_mlops.places import VARIABLE
 from brookside_mlops.runs import STAGES, Run
 from brookside_mlops.scratch import _advance
 from tests.registered import Registered, make
@@ -52,6 +53,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
         return made[usecase]
 
     return run_of
+
+
+@pytest.fixture(autouse=True)
+def no_place_is_asked_for() -> Iterator[None]:
+    """Forget what `--target` of a command in this process has set, as the process of a command does when it ends."""
+    os.environ.pop(VARIABLE, None)
+    yield
+    os.environ.pop(VARIABLE, None)
 
 
 @pytest.fixture
