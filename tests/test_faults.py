@@ -25,7 +25,7 @@ from brookside_mlops.endpoints.protocol import Counts
 from brookside_mlops.rollout import Record
 from brookside_mlops.rollout_driver import roll_out
 from brookside_mlops.rollout_plan import Target
-from brookside_mlops.rollout_store import RolloutStore
+from brookside_mlops.rollout_store import RolloutStore, TooLate
 from brookside_mlops.scratch import scratch_bundle
 from tests import bundles
 from tests.drivers import (
@@ -150,7 +150,8 @@ def test_hanging_worker_costs_time_and_is_replaced(site: Site) -> None:
     os.kill(worker, signal.SIGSTOP)
     until(lambda: workers(site.endpoint).get("green", worker) != worker)
     until(lambda: (site.endpoint.health() or {}).get("green") == "ready")
-    ask(site, "abort")
+    with suppress(TooLate):  # on a busy machine it may have gone back by itself
+        ask(site, "abort")
     assert driver.record().state == "restored"
     assert site.serving() == [1] and site.known() == {"blue": 1}
     site.check()

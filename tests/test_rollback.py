@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +275,10 @@ def test_rollout_whose_driver_was_killed_is_aborted_first(registered: Registered
 def test_rollout_that_does_not_stop_is_named_with_its_holder(registered: Registered) -> None:
     deployed(registered, 1)
     process, _ = under_way(registered, 2)
-    os.kill(process.pid, signal.SIGSTOP)
+    with closing(sqlite3.connect(registered.project / ".brookside" / "rollouts.db", timeout=60)) as database:
+        database.execute("begin immediate")  # so that it is not stopped while it keeps others from writing
+        os.kill(process.pid, signal.SIGSTOP)
+        until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     try:
         with pytest.raises(InputError, match=rf"held by .*process {process.pid} .* and did not stop"):
             stop_rollout(context_of(registered.run(1)), "rollback", patience=0.3)
