@@ -5023,6 +5023,10 @@ d = {
             "brookside_mlops.findings.wrong": ("parts/findings.html#wrong", "brookside_mlops/findings.py"),
         },
         "brookside_mlops.fingerprints": {
+            "brookside_mlops.fingerprints._imported": (
+                "parts/fingerprints.html#_imported",
+                "brookside_mlops/fingerprints.py",
+            ),
             "brookside_mlops.fingerprints._source_digest": (
                 "parts/fingerprints.html#_source_digest",
                 "brookside_mlops/fingerprints.py",
@@ -7888,6 +7892,10 @@ d = {
             "brookside_mlops.run_diff.window": ("parts/run_diff.html#window", "brookside_mlops/run_diff.py"),
         },
         "brookside_mlops.run_report": {
+            "brookside_mlops.run_report.Trained": (
+                "parts/run_report.html#trained",
+                "brookside_mlops/run_report.py",
+            ),
             "brookside_mlops.run_report.executed": (
                 "parts/run_report.html#executed",
                 "brookside_mlops/run_report.py",
