@@ -22,9 +22,6 @@ from tests.registered import Registered, make
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Threads that wait sleep, as in the kernels of the stages.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 # onnxruntime tells Microsoft of its sessions unless this is set before it is loaded.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 

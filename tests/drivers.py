@@ -213,6 +213,14 @@ def until(holds: Callable[[], Any], seconds: float = 60) -> Any:
     return found
 
 
+def state_of(pid: int) -> str:
+    """Return the state of a process as Linux has it, such as T (stopped) and Z (ended, not waited for); '' where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
 def record_of(folder: Path) -> Record | None:
     """Return the newest rollout as it is written down."""
     row = RolloutStore(folder).last(NAME)

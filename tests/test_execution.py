@@ -21,6 +21,7 @@ import pytest
 from brookside_mlops import execution, kernels
 from brookside_mlops.errors import ApprovalNeeded, GateFailed, InputError
 from brookside_mlops.execution import CellFailed, CellProgress, death, execute, failure
+from tests.drivers import state_of
 
 Writer = Callable[..., Path]
 
@@ -234,10 +235,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return state_of(pid) not in ("", "Z")
 
 
 @pytest.fixture

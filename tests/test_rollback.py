@@ -24,7 +24,7 @@ from brookside_mlops.rollout_store import RolloutStore
 from brookside_mlops.runs import Run
 from brookside_mlops.scratch import scratch_bundle
 from brookside_mlops.stages.rollback import probes, rollback
-from tests.drivers import BODIES, ONE, Callers, check_whole, die, until
+from tests.drivers import BODIES, ONE, Callers, check_whole, die, state_of, until
 from tests.registered import Registered
 
 
@@ -278,7 +278,7 @@ def test_rollout_that_does_not_stop_is_named_with_its_holder(registered: Registe
     with closing(sqlite3.connect(registered.project / ".brookside" / "rollouts.db", timeout=60)) as database:
         database.execute("begin immediate")  # so that it is not stopped while it keeps others from writing
         os.kill(process.pid, signal.SIGSTOP)
-        until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        until(lambda: state_of(process.pid) == "T")
     try:
         with pytest.raises(InputError, match=rf"held by .*process {process.pid} .* and did not stop"):
             stop_rollout(context_of(registered.run(1)), "rollback", patience=0.3)

@@ -40,6 +40,7 @@ from brookside_mlops.stages.engineer import engineer
 from brookside_mlops.stages.train import TrainResult
 from brookside_mlops.stages.validate import validate
 from brookside_mlops.training import Machine, Recipe, Trained, TrainingData, fit, search
+from tests.drivers import state_of
 
 pytestmark = pytest.mark.spark
 ON_SPARK = ("01_validate.ipynb", "02_engineer.ipynb", "03_train.ipynb", "08_drift.ipynb")
@@ -299,10 +300,7 @@ def listening(pid: int) -> set[str]:
 
 def ended(pid: int) -> bool:
     """Say whether a process has ended; one that nobody has waited for has."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    return state_of(pid) in ("", "Z")
 
 
 @pytest.mark.parametrize("end", ["well", "killed"])

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from brookside_mlops.azure_jobs import Clock, sent_of
 from brookside_mlops.azure_steps import STEPS
-from brookside_mlops.cli import app
 from brookside_mlops.endpoints.targets import endpoint_for
 from brookside_mlops.pipeline import _registered, promote
 from brookside_mlops.registry import RegisterResult, check_version
@@ -21,6 +19,7 @@ from brookside_mlops.serving import serves
 from brookside_mlops.tracking import tracking_client
 from tests.azure import jobs
 from tests.azure.emulator import Emulator
+from tests.commands import call
 from tests.registered import write_settings
 
 SMALL = ("-p", "rows=2500", "-p", "bootstrap=100", "-p", "train.trees=300")
@@ -30,13 +29,6 @@ pytestmark = pytest.mark.azure
 
 def interrupt(seconds: float) -> None:
     raise KeyboardInterrupt
-
-
-def call(*words: str) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -17,9 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from brookside_mlops.alert_effects import Means
@@ -38,6 +34,7 @@ from brookside_mlops.rollout_driver import roll_out
 from brookside_mlops.rollout_plan import Plan, Target
 from brookside_mlops.rollout_store import RolloutStore
 from brookside_mlops.scratch import scratch_bundle
+from tests.browsers import chromium, show
 
 pytestmark = pytest.mark.browser
 NAME = "viability-dev"
@@ -49,34 +46,12 @@ class Browser:
     """Chromium with what is asked of it in these tests."""
 
     def __init__(self, folder: Path) -> None:
-        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-        if not chromium or not driver:
-            pytest.fail(
-                "these tests need chromium and chromedriver: apt-get install chromium chromium-driver"
-            )
-        options = Options()
-        options.binary_location = chromium
-        for argument in (
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            f"--user-data-dir={folder}",
-        ):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(driver))
+        self.driver = chromium(folder)
         self.show(1280, "light")
 
     def show(self, width: int, scheme: str) -> None:
         """Set the width of the window and the colour scheme."""
-        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        show(self.driver, width, scheme)
 
     def run(self, script: str, *values: Any) -> Any:
         """Run a script in the page."""
