@@ -4497,6 +4497,10 @@ d = {
                 "parts/targets.html#azure_endpoints",
                 "brookside_mlops/endpoints/targets.py",
             ),
+            "brookside_mlops.endpoints.targets.azure_of": (
+                "parts/targets.html#azure_of",
+                "brookside_mlops/endpoints/targets.py",
+            ),
             "brookside_mlops.endpoints.targets.endpoint_for": (
                 "parts/targets.html#endpoint_for",
                 "brookside_mlops/endpoints/targets.py",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .errors import InputError
 from .files import sha256, write_json, write_text
-from .runs import STAGES, Run
+from .runs import TRAINING, Run
 from .settings import runs_folder
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ __all__ = [
 
 # %% ../nbs/parts/azure_steps.ipynb #120cffc3
 PREPARE = "prepare"
-STEPS = (*STAGES[:5], PREPARE)
+STEPS = (*TRAINING, PREPARE)
 FIRST = STEPS[0]
 SOURCE, BASELINE = "source", "baseline"  # folders of a run: its table, and the bundle that serves now
 _STAYS = {".lock", "project", SOURCE}  # what a step does not give on

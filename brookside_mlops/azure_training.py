@@ -25,13 +25,13 @@ from brookside_mlops.azure_jobs import (
     wait,
     with_preparation,
 )
-from .azure_settings import AzureSettings, azure_settings
-from .azure_steps import BASELINE, STEPS
+from .azure_settings import AzureSettings
+from .azure_steps import BASELINE
 from .endpoints.azure_errors import words
-from .endpoints.targets import place_of
+from .endpoints.targets import azure_of, place_of
 from .errors import GateFailed, InputError
 from .holds import HOLD
-from .runs import Run
+from .runs import TRAINING, Run
 from .settings import Environment
 
 if TYPE_CHECKING:
@@ -203,13 +203,13 @@ def settle(client: MLClient, run: Run, job: SentJob, say: Said, clock: Clock) ->
     job = note(run, job.model_copy(update={"settled": True}))
     if job.status != "Completed":
         raise ended_badly(run, job, fetched)
-    if not fetched or not done(run, tuple(step for step in job.steps if step in STEPS[:5])):
+    if not fetched or not done(run, tuple(step for step in job.steps if step in TRAINING)):
         raise AzureError(f"job {job.name} is completed, and {job.outputs} holds no trained run: {job.link}")
     return job
 
 
 def train_in_azure(
-    run: Run, found: AzureSettings, say: Said, clock: Clock | None = None, stages: tuple[str, ...] = STEPS[:5]
+    run: Run, found: AzureSettings, say: Said, clock: Clock | None = None, stages: tuple[str, ...] = TRAINING
 ) -> SentJob:
     """Have stages of a run done in Azure, take over what they made, and return the job.
 
@@ -230,7 +230,7 @@ def log_training(run: Run) -> str:
     from brookside_mlops.tracking import log_numbers, tracking_client
 
     client, result = tracking_client(run.settings), run.read(TrainResult, "train")
-    found, _ = training_run(client, run, result.mlflow_run)
+    found = training_run(client, run, result.mlflow_run)
     if not client.get_run(found).data.metrics:  # made now, or before by the report of the run
         numbers = {"valid_loss": result.loss, "rounds": result.rounds, "temperature": result.temperature}
         curves = {f"{part}_{result.metric}": values for part, values in result.curves.items()}
@@ -265,7 +265,7 @@ def register_here(run: Run) -> int:
 # %% ../nbs/parts/azure_training.ipynb #0e76dd01
 def clustered(settings: Environment) -> bool:
     """Say whether an environment trains on a cluster of Azure."""
-    return place_of(settings) == "azure" and azure_settings(settings.project).train_on == "cluster"
+    return place_of(settings) == "azure" and azure_of(settings).train_on == "cluster"
 
 
 def on_cluster(run: Run) -> bool:
@@ -275,8 +275,8 @@ def on_cluster(run: Run) -> bool:
 
 def do_in_azure(run: Run, stages: tuple[str, ...], say: Said) -> tuple[str, ...]:
     """Have stages of a run done in Azure, and return those that are. Raises what `train_in_azure` raises."""
-    job = train_in_azure(run, azure_settings(run.project), say, stages=stages)
-    made = tuple(step for step in job.steps if step in STEPS[:5])
+    job = train_in_azure(run, azure_of(run.settings), say, stages=stages)
+    made = tuple(step for step in job.steps if step in TRAINING)
     if "register" in made:
         register_here(run)
     return made

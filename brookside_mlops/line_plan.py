@@ -13,8 +13,8 @@ from .azure_jobs import JOBS, next_job, with_preparation
 from .azure_settings import azure_settings
 from .azure_training import clustered, on_cluster, unsettled
 from .endpoints.targets import place_of
-from .pipeline import LINE, PROMOTED_LINE, TRAINING, stages_until, training_left
-from .runs import Run
+from .pipeline import LINE, PROMOTED_LINE, stages_until, training_left
+from .runs import TRAINING, Run
 from .settings import Environment, read_settings
 
 # %% auto #0

@@ -17,13 +17,12 @@ from .fingerprints import fingerprint, intact, own_notebooks, settings_read, sta
 from .holds import hold
 from .parameters import check_parameters, notebook_parameters
 from .readiness import need_ready
-from .runs import STAGES, Run, StageRecord, StageState, list_runs, now
+from .runs import STAGES, TRAINING, Run, StageRecord, StageState, list_runs, now
 from .serving import serves, successor, version_in
 
 # %% auto #0
 __all__ = [
     "LINE",
-    "TRAINING",
     "PROMOTED_LINE",
     "COMMON",
     "Listener",
@@ -43,7 +42,6 @@ __all__ = [
 
 # %% ../nbs/parts/pipeline.ipynb #5fdbc855
 LINE = STAGES[:8]
-TRAINING = STAGES[:5]
 PROMOTED_LINE = ("evaluate", "register", "deploy", "smoke_test", "drift")
 COMMON = ("environment", "usecase", "run_folder")
 

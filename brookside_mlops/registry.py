@@ -105,20 +105,20 @@ def _log_model(client: MlflowClient, registration: Registration, info: BundleInf
     return f"{artifacts}/model"
 
 
-def training_run(client: MlflowClient, run: Run, mlflow_run: str) -> tuple[str, bool]:
-    """Return the MLflow run of a training, and whether it was made now, with the lineage of the old, since its database is not here."""
+def training_run(client: MlflowClient, run: Run, mlflow_run: str) -> str:
+    """Return the MLflow run of a training; made, with the lineage of the old, where its database is not here."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.get_run(mlflow_run).info.run_id), False
+        return str(client.get_run(mlflow_run).info.run_id)
     except MlflowException:
         experiment = experiment_id(client, run.settings, run.usecase.name)
         known = client.search_runs([experiment], f"tags.`brookside.run` = '{run.id}' and status = 'FINISHED'")
         if known:
-            return str(known[0].info.run_id), False
+            return str(known[0].info.run_id)
         fresh = start_run(client, run)
         client.set_terminated(fresh)
-        return fresh, True
+        return fresh
 
 
 def register_version(run: Run, registration: Registration) -> int:
@@ -136,7 +136,7 @@ def register_version(run: Run, registration: Registration) -> int:
     for known in client.search_model_versions(f"name = '{name}'"):
         if known.tags.get("run") == run.id and known.tags.get("sha256") == info.sha256:
             return int(known.version)
-    mlflow_run, _ = training_run(client, run, registration.mlflow_run)
+    mlflow_run = training_run(client, run, registration.mlflow_run)
     registration = replace(registration, mlflow_run=mlflow_run)
     source = _log_model(client, registration, info)
     tags = {"run": run.id, "sha256": info.sha256, "data_sha256": run.record.data_sha256}

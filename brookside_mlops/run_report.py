@@ -117,6 +117,6 @@ def log_report(run: Run) -> str:
     except InputError:
         return ""
     client = tracking_client(run.settings)
-    found, _ = training_run(client, run, found)
+    found = training_run(client, run, found)
     client.log_artifact(found, str(run.folder / REPORT), f"report/{run.environment}")
     return found

@@ -33,6 +33,7 @@ from .usecases import UseCase
 __all__ = [
     "StageState",
     "STAGES",
+    "TRAINING",
     "PACKAGES",
     "Result",
     "APPROVED",
@@ -52,6 +53,7 @@ __all__ = [
 # %% ../nbs/parts/runs.ipynb #5fd3c647
 StageState = Literal["pending", "running", "done", "failed", "waiting", "interrupted"]
 STAGES = tuple(INPUTS)
+TRAINING = STAGES[:5]  # up to registration
 PACKAGES = (
     "mlflow",
     "numpy",

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from brookside_mlops.azure_training import register_here
-from brookside_mlops.cli import app
 from brookside_mlops.places import VARIABLE
 from brookside_mlops.promotion import carry
 from brookside_mlops.registry import RegisterResult, check_version
 from brookside_mlops.run_report import REPORT, log_report
 from brookside_mlops.runs import STAGES, Run
+from tests.commands import call
 from tests.registered import registered_run, write_settings
 
 AZURE = "[azure] {}: is not set; write it there, or set BROOKSIDE_AZURE_{}"
@@ -27,13 +26,6 @@ def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(VARIABLE, "")  # put back at the end: --target sets it
     monkeypatch.chdir(project)
     return project
-
-
-def call(*words: str) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.mark.parametrize(
@@ -70,6 +62,17 @@ def test_run_in_azure_says_before_it_begins_which_settings_are_missing(
     for key in ("subscription", "resource_group", "workspace", "log_workspace"):
         assert AZURE.format(key, key.upper()) in result.stderr
     assert list(here.iterdir()) == []
+
+
+def test_workspace_may_be_another_one_in_each_environment(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_settings(here)
+    for key in ("subscription", "resource_group", "log_workspace"):
+        monkeypatch.setenv(f"BROOKSIDE_AZURE_{key.upper()}", key)
+    monkeypatch.setenv("BROOKSIDE_AZURE_WORKSPACE", "mlw-{environment}")
+    result = call("run", "--target", "azure", "--plan", "-u", "cost")
+    assert result.exit_code == 0 and "train-dev" in result.stdout, result.output
 
 
 def test_verbs_of_a_run_in_azure_say_which_settings_are_missing(here: Path) -> None:

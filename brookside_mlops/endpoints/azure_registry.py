@@ -5,10 +5,8 @@
 # %% ../../nbs/parts/azure_registry.ipynb #42614db7
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ from ..azure_settings import AzureSettings
 from ..bundle import Bundle
 from .azure_assets import model_of, register_model, serving_environment
 from .azure_errors import asking
+from .azure_service import quiet
 from ..errors import InputError
 
 # %% auto #0
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/parts/azure_registry.ipynb #adcea017
 def fetch(client: MLClient, name: str, version: int, folder: Path) -> Path:
     """Download a model of a workspace or a registry below a folder, and return where its bundle is. InputError where it has none."""
-    with redirect_stdout(io.StringIO()):
+    with quiet():
         client.models.download(name, str(version), folder)
     files = sorted(folder.rglob("bundle.json"))
     if not files:
@@ -75,7 +74,7 @@ def share_bundle(client: MLClient, bundle: Path, name: str, version: int) -> boo
     serving_environment(client)
     if shared_model(client, name, version, digest) is not None:
         return False
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, quiet():
         client.models.create_or_update(model_of(bundle, name, version, Path(folder)))
     if shared_model(client, name, version, digest) is None:
         raise AzureError(f"model {name} version {version} was taken by the registry and is not there")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..azure_settings import azure_settings
+from ..azure_settings import AzureSettings, azure_settings
 from .local import LocalEndpoint
 from .protocol import Endpoint, EndpointInfo
 from ..errors import InputError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NEEDED",
     "place_of",
+    "azure_of",
     "need_place",
     "azure_endpoint",
     "endpoint_for",
@@ -41,10 +42,15 @@ def place_of(settings: Environment) -> PlaceName:
     return asked_place() or settings.target
 
 
+def azure_of(settings: Environment) -> AzureSettings:
+    """Return where in Azure an environment is."""
+    return azure_settings(settings.project).of(settings.name)
+
+
 def need_place(settings: Environment) -> None:
     """Raise InputError, a line for each key, where the endpoints of an environment are in Azure and settings.ini does not say where."""
     if place_of(settings) == "azure":
-        azure_settings(settings.project).need(*NEEDED)
+        azure_of(settings).need(*NEEDED)
 
 
 def azure_endpoint(settings: Environment, name: str) -> AzureEndpoint:
@@ -55,8 +61,7 @@ def azure_endpoint(settings: Environment, name: str) -> AzureEndpoint:
     hosting = Hosting(
         settings.instance_type, settings.instance_count, settings.instance_tier, settings.limits
     )
-    found = azure_settings(settings.project).of(settings.name)
-    return AzureEndpoint(found, name, settings.state, hosting)
+    return AzureEndpoint(azure_of(settings), name, settings.state, hosting)
 
 
 def endpoint_for(settings: Environment, name: str) -> Endpoint:
