@@ -14,11 +14,10 @@ import yaml
 from typer.exceptions import TyperException
 
 from brookside_mlops.endpoints.local import stop_all
-from brookside_mlops.serving import serving
 from tests.azure_walker import AzureWalker, as_written, pipeline, settled
 from tests.devops_server import DevOps, devops
 from tests.test_guide import parse
-from tests.test_workflows import DEPLOYMENT, ROOT, SMALL, load, narrowed, newest
+from tests.test_workflows import DEPLOYMENT, ROOT, SMALL, load, narrowed
 
 PIPELINE = ROOT / "azure-pipelines" / "azure-pipelines-ml.yml"
 TEMPLATES = sorted((ROOT / "azure-pipelines" / "templates").glob("*.yml"))
@@ -147,54 +146,3 @@ def test_results_and_pages_are_there(way: AzureWalker) -> None:
     page = "\n".join(way.pages)
     assert "## viability in prod" in page and "| evaluate | accuracy |" in page
     assert "Approved by approvers of environment brookside-prod, pipeline run 20260101.1" in page
-
-
-@pytest.mark.workflows
-def test_failed_deployment_to_prod_is_taken_back_and_becomes_work(
-    way: AzureWalker, service: tuple[DevOps, dict[str, str]], tmp_path: Path
-) -> None:
-    """A second version takes over in prod; then the job fails."""
-
-    def tamper(job: str, command: str, folder: Path) -> None:
-        if job != "deploy_prod":
-            return
-        if " promote " in command:  # prod wants a version that is better; this one is as good
-            settings = folder / "settings.ini"
-            text = settings.read_text(encoding="utf-8")
-            assert text.count("baseline_rule = better") == 1
-            settings.write_text(
-                text.replace("baseline_rule = better", "baseline_rule = none"), encoding="utf-8"
-            )
-        runs = folder / "parameterized"
-        if " ci outputs " in command:  # the blue-green has gone through, and what comes after it finds no run
-            (runs / "prod").rename(runs / "away")
-        elif (runs / "away").exists():
-            (runs / "away").rename(runs / "prod")
-
-    given = {"environment": "prod", "parameters": SMALL.format(200)}
-    walker = AzureWalker(
-        PIPELINE,
-        tmp_path,
-        given,
-        service[1],
-        tamper=tamper,
-        before=way.artifacts,
-        skip=frozenset({"quality", "test"}),
-    )
-    try:
-        walker.walk()
-        assert (walker.ended["staging"], walker.ended["prod"], walker.ended["post"]) == (
-            "Succeeded",
-            "Failed",
-            "Skipped",
-        ), settled(walker)
-        (undo,) = [one for one in walker.ran if " ci undo " in one.command]
-        assert undo.status == 0 and "rollback: run" in undo.output, undo.output
-        before = serving(newest(tmp_path / "deploy_prod" / "s", "prod"))
-        after = serving(newest(tmp_path / "deploy_prod-failure" / "s", "prod"))
-        assert before is not None and after is not None and (before.version, after.version) == (2, 1)
-        (item,) = service[0].items.values()
-        assert item["System.Title"] == "Deployment of viability-prod to prod failed"
-    finally:
-        for folder in tmp_path.glob("*/s/.brookside"):
-            stop_all(folder)

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ import pytest
 from typer.exceptions import TyperException
 
 from brookside_mlops.endpoints.local import stop_all
-from brookside_mlops.runs import Run, list_runs
-from brookside_mlops.serving import serving
 from tests.github_walker import ROOT, JobEnd, Walker, all_runs, load, needed
 from tests.test_guide import parse
 from tests.workflow_expressions import condition, filled
@@ -283,50 +280,3 @@ def test_page_of_the_run_has_the_gates(way: Walker) -> None:
     for wanted in ("## viability in dev", "## viability in prod", "| evaluate | accuracy |", "## quality"):
         assert wanted in text
     assert "Approved by reviewers of GitHub environment prod, run 7" in text
-
-
-@pytest.mark.workflows
-def test_failed_load_test_is_rolled_back_by_the_job_for_rollbacks(way: Walker, tmp_path: Path) -> None:
-    """A second version reaches staging and takes over; then its load test finds it too slow."""
-
-    def slow(job: str, command: str, folder: Path) -> None:
-        if job == "staging" and "--load" in command:
-            settings = folder / "settings.ini"
-            text = settings.read_text(encoding="utf-8")
-            assert text.count("p50_ms = 800") == 1
-            settings.write_text(text.replace("p50_ms = 800", "p50_ms = 0.001"), encoding="utf-8")
-
-    done = {name: JobEnd("success") for name in ("quality", "unit", "integration")}
-    inputs = {"environment": "staging", "usecase": "viability", "parameters": SMALL.format(200)}
-    walker = Walker(
-        DEPLOYMENT, tmp_path, "workflow_dispatch", inputs, run_id="8", cache=way.kept, ended=done, tamper=slow
-    )
-    try:
-        walker.walk()
-        ended = {name: end.result for name, end in walker.ended.items()}
-        assert (ended["dev"], ended["staging"], ended["prod"], ended["rollback"]) == (
-            "success",
-            "failure",
-            "skipped",
-            "success",
-        ), said(walker)
-        (failed,) = [one.command for one in walker.ran if one.status]
-        assert failed.endswith("--load")
-        staging = newest(tmp_path / "job-staging", "staging")
-        before, after = serving(staging), serving(newest(tmp_path / "job-rollback-staging", "staging"))
-        assert before is not None and after is not None
-        assert (before.version, after.version) == (2, 1) and after.weight == 100
-        undone = [one.output for one in walker.ran if " ci undo " in one.command]
-        assert (
-            "rollback:" in undone[0]
-            and "rollback:" in undone[1]
-            and "nothing: no run came to prod" in undone[2]
-        )
-    finally:
-        for folder in tmp_path.glob("*/.brookside"):
-            stop_all(folder)
-
-
-def newest(project: Path, environment: str) -> Run:
-    with chdir(project):
-        return next(one for one in list_runs(project) if one.environment == environment)
