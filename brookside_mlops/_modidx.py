@@ -663,6 +663,20 @@ d = {
                 "brookside_mlops/azure_client.py",
             ),
         },
+        "brookside_mlops.azure_fetch": {
+            "brookside_mlops.azure_fetch.download_run": (
+                "parts/azure_fetch.html#download_run",
+                "brookside_mlops/azure_fetch.py",
+            ),
+            "brookside_mlops.azure_fetch.fetch_training": (
+                "parts/azure_fetch.html#fetch_training",
+                "brookside_mlops/azure_fetch.py",
+            ),
+            "brookside_mlops.azure_fetch.whole": (
+                "parts/azure_fetch.html#whole",
+                "brookside_mlops/azure_fetch.py",
+            ),
+        },
         "brookside_mlops.azure_history": {
             "brookside_mlops.azure_history.logs_client": (
                 "parts/azure_history.html#logs_client",
@@ -1829,6 +1843,10 @@ d = {
         "brookside_mlops.cli_runs": {
             "brookside_mlops.cli_runs.runs_diff": (
                 "parts/cli_runs.html#runs_diff",
+                "brookside_mlops/cli_runs.py",
+            ),
+            "brookside_mlops.cli_runs.runs_fetch": (
+                "parts/cli_runs.html#runs_fetch",
                 "brookside_mlops/cli_runs.py",
             ),
             "brookside_mlops.cli_runs.runs_list": (

@@ -157,3 +157,53 @@ def execute(emulator: Emulator, path: str, name: str, body: Mapping[str, Any]) -
         set_status(emulator, path, "Failed")
         jobs.walks[name] = Walk(said={"": repr(error)})
         raise
+
+
+# What a job gave out
+
+
+@route("GET", r"/discovery")
+def discovery(emulator: Emulator, request: Request) -> Reply:
+    """Where the services of the workspace are."""
+    return Reply(200, {"api": emulator.address, "history": emulator.address})
+
+
+@route("POST", rf"/history/v1\.0{WORKSPACE}/rundata")
+def rundata(emulator: Emulator, request: Request) -> Reply:
+    """What a job gave out, by the ids of data assets: those of `outputs` of the test."""
+    emulator.check_token(request)
+    name = request.json["runId"]
+    given = emulator.more.get("outputs", {}).get(name, {})
+    outputs = {key: {"assetId": f"azureml://{name}/{key}", "type": "UriFolder"} for key in given}
+    return Reply(200, {"runMetadata": {"runId": name, "outputs": outputs}})
+
+
+@route("POST", rf"/data/v1\.0{WORKSPACE}/dataversion/batchgetresolveduris")
+def resolved(emulator: Emulator, request: Request) -> Reply:
+    """Where data assets lie."""
+    emulator.check_token(request)
+    found = {}
+    for asset in request.json["values"]:
+        name, _, output = asset.removeprefix("azureml://").partition("/")
+        place = emulator.more["outputs"][name][output]
+        uri = f"azureml:/{emulator.workspace}/datastores/workspaceblobstore/paths/{place}"
+        found[asset] = {"uri": uri, "type": "uri_folder"}
+    return Reply(200, {"values": found})
+
+
+def given_out(emulator: Emulator, name: str, folder: Path | None, status: str = "Completed") -> None:
+    """Put a pipeline job there that a schedule began, with a folder as its output `run`, or with none."""
+    properties = {
+        "jobType": "Pipeline",
+        "status": status,
+        "jobs": {},
+        "settings": {},
+        "inputs": {},
+        "outputs": {},
+    }
+    emulator.put(f"{emulator.workspace}/jobs/{name}", {"properties": properties})
+    outputs = emulator.more.setdefault("outputs", {})
+    if folder is not None:
+        place = f"azureml/{name}/run"
+        upload(emulator.more["blobs"], folder, f"azureml://datastores/workspaceblobstore/paths/{place}")
+        outputs[name] = {"run": f"{place}/"}
