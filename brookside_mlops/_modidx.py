@@ -7229,6 +7229,7 @@ d = {
                 "parts/reporting.html#reporter.stop",
                 "brookside_mlops/reporting.py",
             ),
+            "brookside_mlops.reporting._said": ("parts/reporting.html#_said", "brookside_mlops/reporting.py"),
             "brookside_mlops.reporting._short": (
                 "parts/reporting.html#_short",
                 "brookside_mlops/reporting.py",
@@ -8881,6 +8882,10 @@ d = {
             ),
             "brookside_mlops.stages.train._watched": (
                 "stages/train.html#_watched",
+                "brookside_mlops/stages/train.py",
+            ),
+            "brookside_mlops.stages.train.convergence": (
+                "stages/train.html#convergence",
                 "brookside_mlops/stages/train.py",
             ),
             "brookside_mlops.stages.train.curves_picture": (

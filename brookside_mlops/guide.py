@@ -39,10 +39,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Markdown:
 
 
 # %% ../nbs/parts/guide.ipynb #a1a8ea21
-def diagram(text: str) -> Markdown:
-    """Return Mermaid text as the diagram that whoever shows this notebook draws."""
+def diagram(text: str, alt: str) -> Markdown:
+    """Return Mermaid text as the diagram that whoever shows this notebook draws, with `alt` for who cannot see it."""
     quarto = any(name.startswith("QUARTO_") for name in os.environ)
-    return Markdown(f"```{'{mermaid}' if quarto else 'mermaid'}\n{text.strip()}\n```")
+    kind, _, lines = text.strip().partition("\n")
+    return Markdown(f"```{'{mermaid}' if quarto else 'mermaid'}\n{kind}\n  accDescr: {alt}\n{lines}\n```")
 
 
 # %% ../nbs/parts/guide.ipynb #df4d2d0c

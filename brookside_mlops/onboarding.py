@@ -62,9 +62,8 @@ def refuse_other_target(project: Path, usecase: str, target: str) -> None:
     if target and target != known.target:
         does = f"predicts {known.target!r}" if known.target else "finds groups and predicts nothing"
         raise InputError(
-            f"--target {target}: [usecase.{usecase}] of settings.ini {does}, and an endpoint is local or azure. "
-            f"Leave --target out, edit the section and its "
-            "contract, or give the new use case a name of its own (--usecase)."
+            f"--target {target}: [usecase.{usecase}] of settings.ini {does} (and local or azure say where an endpoint is). "
+            "Leave --target out, remove the section and its contract, or give the new use case a name of its own (--usecase)."
         )
 
 
@@ -137,5 +136,10 @@ def onboard(project: Path, new: Onboarding) -> list[str]:
     add_usecase(project, usecase)
     return [
         *said,
-        f"wrote [usecase.{new.name}] in settings.ini: {task}" + (f" of {new.target}" if new.target else ""),
+        f"wrote [usecase.{new.name}] in settings.ini: {task} "
+        + (
+            f"of {new.target}"
+            if new.target
+            else "(without --target groups are found, and no column is predicted)"
+        ),
     ]

@@ -18,7 +18,7 @@ from rich.console import Console
 from .errors import BrooksideError
 from .holds import holder
 from .pipeline import LINE, PROMOTED_LINE, Event
-from .results import SIGNS, StageResult
+from .results import SIGNS, Check, StageResult
 from .runs import STAGES, Run, StageRecord
 from .serving import serves, successor
 from .terminal import begin, end
@@ -115,10 +115,13 @@ def headline(run: Run, stage: str) -> str:
     chosen = chosen or result.checks
     if stage in ("register", "deploy", "smoke_test"):
         chosen.reverse()
-    said = "; ".join(
-        f"{check.name} {check.measured_text()}, required {check.required}" for check in chosen[:2]
-    )
-    return _short(said)
+    return _short("; ".join(map(_said, chosen[:2])))
+
+
+def _said(check: Check) -> str:
+    """Return a check in words; not every check requires something."""
+    required = f", required {check.required}" if check.required else ""
+    return f"{check.name} {check.measured_text()}{required}"
 
 
 def _short(text: str) -> str:

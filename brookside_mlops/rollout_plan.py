@@ -185,12 +185,15 @@ def stops(plan: Plan) -> list[str]:
     """Return what stops a rollout, in words."""
     rules = plan.rules
     p50, p95, p99 = rules.limits_ms
+    waits = ["the want of an approval: it does not begin"] if plan.approval else []
+    worse = f"a canary shown to be worse (alpha {rules.alpha:g}); too little traffic to say holds it after {plan.extend:g} bakes"
     return [
+        *waits,
         "a failed smoke test",
         f"error rate over {rules.max_error_rate:.1%} for {_long(rules.error_seconds)}",
         f"availability under {rules.min_availability:.1%} for {_long(rules.availability_seconds)}",
         f"P50 over {p50:g} ms, P95 over {p95:g} ms or P99 over {p99:g} ms for {_long(rules.latency_seconds)}",
-        f"a canary shown to be worse (alpha {rules.alpha:g}); too little traffic to say holds it after {plan.extend:g} bakes",
+        *([worse] if plan.strategy == "canary" else []),
     ]
 
 
