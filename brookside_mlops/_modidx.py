@@ -778,6 +778,10 @@ d = {
                 "parts/azure_monitor.html#alertplan.open",
                 "brookside_mlops/azure_monitor.py",
             ),
+            "brookside_mlops.azure_monitor.absent": (
+                "parts/azure_monitor.html#absent",
+                "brookside_mlops/azure_monitor.py",
+            ),
             "brookside_mlops.azure_monitor.alert_plans": (
                 "parts/azure_monitor.html#alert_plans",
                 "brookside_mlops/azure_monitor.py",
@@ -1064,6 +1068,10 @@ d = {
             ),
             "brookside_mlops.azure_watched.Watched.digest": (
                 "parts/azure_watched.html#watched.digest",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched._collects": (
+                "parts/azure_watched.html#_collects",
                 "brookside_mlops/azure_watched.py",
             ),
             "brookside_mlops.azure_watched._done": (
