@@ -3089,6 +3089,7 @@ d = {
             "brookside_mlops.due._Row": ("parts/due.html#_row", "brookside_mlops/due.py"),
             "brookside_mlops.due._Row.is_held": ("parts/due.html#_row.is_held", "brookside_mlops/due.py"),
             "brookside_mlops.due._run": ("parts/due.html#_run", "brookside_mlops/due.py"),
+            "brookside_mlops.due.first_minutes": ("parts/due.html#first_minutes", "brookside_mlops/due.py"),
             "brookside_mlops.due.run_due": ("parts/due.html#run_due", "brookside_mlops/due.py"),
             "brookside_mlops.due.tries_so_far": ("parts/due.html#tries_so_far", "brookside_mlops/due.py"),
         },
