@@ -778,6 +778,10 @@ d = {
                 "parts/azure_monitor.html#alertplan.open",
                 "brookside_mlops/azure_monitor.py",
             ),
+            "brookside_mlops.azure_monitor.absent": (
+                "parts/azure_monitor.html#absent",
+                "brookside_mlops/azure_monitor.py",
+            ),
             "brookside_mlops.azure_monitor.alert_plans": (
                 "parts/azure_monitor.html#alert_plans",
                 "brookside_mlops/azure_monitor.py",
@@ -1064,6 +1068,10 @@ d = {
             ),
             "brookside_mlops.azure_watched.Watched.digest": (
                 "parts/azure_watched.html#watched.digest",
+                "brookside_mlops/azure_watched.py",
+            ),
+            "brookside_mlops.azure_watched._collects": (
+                "parts/azure_watched.html#_collects",
                 "brookside_mlops/azure_watched.py",
             ),
             "brookside_mlops.azure_watched._done": (
@@ -3081,6 +3089,7 @@ d = {
             "brookside_mlops.due._Row": ("parts/due.html#_row", "brookside_mlops/due.py"),
             "brookside_mlops.due._Row.is_held": ("parts/due.html#_row.is_held", "brookside_mlops/due.py"),
             "brookside_mlops.due._run": ("parts/due.html#_run", "brookside_mlops/due.py"),
+            "brookside_mlops.due.first_minutes": ("parts/due.html#first_minutes", "brookside_mlops/due.py"),
             "brookside_mlops.due.run_due": ("parts/due.html#run_due", "brookside_mlops/due.py"),
             "brookside_mlops.due.tries_so_far": ("parts/due.html#tries_so_far", "brookside_mlops/due.py"),
         },

@@ -40,6 +40,7 @@ __all__ = [
     "place_of",
     "AlertPlan",
     "plan_alerts",
+    "absent",
     "apply_alerts",
     "alert_plans",
 ]
@@ -172,6 +173,12 @@ def plan_alerts(
     )
 
 
+def absent(endpoint: str) -> AlertPlan:
+    """Return the plan of an endpoint that is not there: nothing is to be done, as Azure takes no alert of what does not exist."""
+    said = "it is not there, so it is left out; deploy it, and do this again"
+    return AlertPlan(endpoint, (), (), (said,))
+
+
 def apply_alerts(
     group: str,
     plan: AlertPlan,
@@ -191,9 +198,11 @@ def apply_alerts(
 def alert_plans(project: Path, environments: Sequence[str], endpoint: str, apply: bool) -> list[AlertPlan]:
     """Return the plans of the endpoints of some environments, and carry them out where that is asked for.
 
+    Endpoints that are not there are left out with a note.
     What is carried out is written to the audit trail first. Raises InputError, and AzureError for what Azure refuses.
     """
     from brookside_mlops.audit import audit_log
+    from brookside_mlops.endpoints.targets import azure_endpoint
     from brookside_mlops.onboarding import known_usecases
     from brookside_mlops.settings import read_settings
 
@@ -209,7 +218,8 @@ def alert_plans(project: Path, environments: Sequence[str], endpoint: str, apply
     with monitor_client(found) as client, Arm() as arm:
         for name, settings in names.items():
             if endpoint in ("", name):
-                plan = plan_alerts(project, name, settings.name, client, arm)
+                there = azure_endpoint(settings, name).exists
+                plan = plan_alerts(project, name, settings.name, client, arm) if there else absent(name)
                 plans.append(plan)
                 if apply and plan.open:
                     text = f"{len(plan.open)} alerts of Azure Monitor are made as the configuration says"

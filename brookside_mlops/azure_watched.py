@@ -279,6 +279,12 @@ def _monitor(profile: Profile, watched: Watched, folder: Path) -> MonitorSchedul
     return monitor_of(profile, watched)
 
 
+def _collects(endpoint: AzureEndpoint, deployment: str) -> bool:
+    """Tell whether the rows of a deployment are kept, as it was made. Only reads."""
+    with asking(f"deployment {deployment} of {endpoint.name}"):
+        return bool(endpoint.client.online_deployments.get(deployment, endpoint.name).data_collector)
+
+
 def _watching(project: Path, found: AzureSettings, environment: str, apply: bool) -> Iterator[Installed]:
     """Yield monitor and drift job of the endpoints of an environment that are in Azure, installed where that is asked for."""
     profile = monitoring_config(project).profile(environment)
@@ -294,6 +300,10 @@ def _watching(project: Path, found: AzureSettings, environment: str, apply: bool
             yield Installed(names[0], "none", f"{names[0]}: {endpoint.name} is not watched by Azure, {why}")
             continue
         watched, bundle = there
+        if not _collects(endpoint, watched.deployment):
+            why = f"{watched.deployment} was made without the collector: deploy again with [azure] collect_data = yes"
+            yield Installed(names[0], "none", f"{names[0]}: {endpoint.name} is not watched by Azure, {why}")
+            continue
         rows = register_reference(ml_client(found), watched, bundle) if apply else ""
         digest, when = watched.digest(profile), profile.data_drift.schedule
         makes: list[Callable[[Path], Any]] = [

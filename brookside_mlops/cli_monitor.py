@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_options import JsonOption, expected
+from .cli_options import JsonOption, TargetOption, expected
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def report_lines(report: MonitorReport) -> list[str]:
             f"  {state} {one.rule} since {clock_text(one.since)}: {', '.join([one.text, *filter(None, notes)])}"
         )
     lines += [f"  {one.status:8} {one.action} for {one.event.rule}: {one.outcome}" for one in report.effects]
-    return lines if report.alerts else [*lines, "  no alert is open"]
+    lines += [] if report.alerts else ["  no alert is open"]
+    return [*lines, f"  {report.unseen}"] if report.unseen else lines
 
 
 def _look_at_all(found: Sequence[Watched], as_json: bool) -> bool:
@@ -165,13 +166,11 @@ def _run_due(project: Path, environments: Sequence[str], as_json: bool) -> bool:
 
 def _is_for_azure(target: str, plan: bool, configure: bool, dashboard: bool, edits: bool) -> bool:
     """Tell whether Azure Monitor is asked about. Raises InputError for options that do not go together."""
-    if plan and target == "local":
+    if plan and target != "azure":
         raise InputError("--plan: goes with --target azure; the rules of this machine are the configuration")
     if target == "azure" and edits:
         raise InputError("--alert-email with --target azure: write the configuration first, without --target")
-    if target == "azure" and not (plan or configure or dashboard):
-        raise InputError("--target azure: goes with --plan, --configure-alerts or --generate-dashboard")
-    return target == "azure"
+    return target == "azure" and (plan or configure or dashboard)
 
 
 def _azure_dashboard(project: Path, endpoint: str, hours: float) -> str:
@@ -248,17 +247,16 @@ def monitor_command(
         typer.Option("--due", help="Run what is due by the schedules, once, in all environments or in one."),
     ] = False,
     configure: Annotated[
-        bool, typer.Option("--configure-alerts", help="Write the monitoring configuration.")
+        bool,
+        typer.Option(
+            "--configure-alerts",
+            help="Write the monitoring configuration; with --target azure: make Azure Monitor so.",
+        ),
     ] = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="With --target azure: how Azure Monitor differs; change nothing.")
     ] = False,
-    target: Annotated[
-        Literal["local", "azure"],
-        typer.Option(
-            help="azure: --plan, --configure-alerts and --generate-dashboard are about Azure Monitor."
-        ),
-    ] = "local",
+    target: TargetOption = "",
     alert_email: Annotated[list[str] | None, typer.Option(help="Who gets alerts by mail.")] = None,
     data_drift_threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="0.15: 15 % of the features.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_options import JsonOption
+from .cli_options import JsonOption, TargetOption
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def schedule_command(
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be installed; change nothing.")
     ] = False,
+    target: TargetOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Show when checks and retraining are due, and have them called by cron, GitHub Actions or Azure."""
@@ -121,7 +122,10 @@ def _install_azure(project: Path, names: tuple[str, ...], plan: bool, as_json: b
     if as_json:
         show_json(rows)
     elif not rows:
-        typer.echo("no training: auto_retraining is off in these environments (monitoring-config.yml)")
+        typer.echo(
+            "nothing for Azure: auto_retraining is off in these environments (monitoring-config.yml), and their endpoints are on"
+            " this machine (settings.ini; --target azure asks about those in Azure)"
+        )
 
 
 def _install(project: Path, place: str, names: tuple[str, ...], plan: bool, as_json: bool) -> None:

@@ -15,17 +15,29 @@ from pathlib import Path
 
 from .databases import write_ahead
 from .errors import InputError, MachineError
-from .monitoring_config import monitoring_config
+from .monitoring_config import MonitoringConfig, monitoring_config
 from .rollout_store import Holder, process_born, this_holder
+from .schedule_install import call_minutes
 from .schedules import last_due, parse_schedule
 from .settings import ENVIRONMENTS, state_folder
 
 # %% auto #0
-__all__ = ["LEASE", "FIRST", "TRIES", "Job", "Due", "Ran", "tries_so_far", "DueStore", "run_due"]
+__all__ = [
+    "LEASE",
+    "FIRST",
+    "TRIES",
+    "Job",
+    "Due",
+    "Ran",
+    "first_minutes",
+    "tries_so_far",
+    "DueStore",
+    "run_due",
+]
 
 # %% ../nbs/parts/due.ipynb #bd3eaa21
 LEASE = timedelta(hours=1)
-FIRST = timedelta(hours=1)
+FIRST = timedelta(minutes=5)
 TRIES = 3
 _TABLE = """
 create table if not exists due (
@@ -77,10 +89,16 @@ class _Row:
         return now.timestamp() < self.until
 
 
-def tries_so_far(row: _Row | None, at: datetime, now: datetime) -> int | None:
-    """Return how often a time of a job was tried; None where it is not to be run now."""
+def first_minutes(config: MonitoringConfig) -> timedelta:
+    """Return how long after its time a job is due of which nothing is known: the time between two calls, which no caller has shorter."""
+    often = min(call_minutes(config, environment) for environment in ENVIRONMENTS)
+    return max(FIRST, timedelta(minutes=often))
+
+
+def tries_so_far(row: _Row | None, at: datetime, now: datetime, first: timedelta = FIRST) -> int | None:
+    """Return how often a time of a job was tried; None where it is not to be run now. `first` is as in `first_minutes`."""
     if row is None:
-        return 0 if now - at < FIRST else None
+        return 0 if now - at < first else None
     if row.is_held(now) or row.due > at.timestamp():
         return None
     if row.due < at.timestamp():
@@ -109,7 +127,7 @@ class DueStore:
         except (sqlite3.Error, OSError) as error:
             raise MachineError(f"{self.path}: {error}: a file that can be written would be right") from None
 
-    def claim(self, job: Due, now: datetime) -> str:
+    def claim(self, job: Due, now: datetime, first: timedelta = FIRST) -> str:
         """Take a job for its time; return a token, '' where it is not to be run by this caller now."""
         token = secrets.token_hex(8)
         with self._change() as database:
@@ -118,7 +136,7 @@ class DueStore:
                 (job.environment, job.name),
             ).fetchone()
             row = _Row(*found) if found else None
-            tries = tries_so_far(row, job.at, now)
+            tries = tries_so_far(row, job.at, now, first)
             if tries is None and row is not None:
                 return ""
             state, count = ("seen", 0) if tries is None else ("running", tries + 1)
@@ -172,12 +190,12 @@ def run_due(project: Path, environment: str, now: datetime, jobs: Mapping[str, J
     known = config.schedules | profile.schedules
     if unknown := sorted(set(jobs) - set(known)):
         raise InputError(f"job {unknown[0]!r} has no schedule; there is {', '.join(known)}")
-    store = DueStore(folder)
+    store, first = DueStore(folder), first_minutes(config)
     ran = []
     for name, schedule in profile.schedules.items():
         if name in jobs:
             job = Due(name, environment, last_due(parse_schedule(schedule), now))
-            if token := store.claim(job, now):
+            if token := store.claim(job, now, first):
                 ran.append(_run(store, job, token, jobs[name]))
                 line = f"job {name}: {ran[-1].error or ran[-1].said}"
                 level: Level = "error" if ran[-1].error else "info"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = [
+    "KEPT_THERE",
     "DAYS",
     "retrain_on_labels",
     "drift_facts",
@@ -35,13 +36,17 @@ __all__ = [
     "due_jobs",
 ]
 
-
 # %% ../nbs/parts/jobs.ipynb #f1b7a6f1
+KEPT_THERE = "rows and labels are kept in Azure and not looked at from here; `brookside-mlops schedule --install azure` has Azure look"
+
+
 def retrain_on_labels(project: Path, one: Deployed, facts: Facts) -> str:
     """Begin a retraining of a use case on the labelled requests of its endpoint where the facts call for one; return a line."""
     from brookside_mlops.fresh_data import write_fresh_data
     from brookside_mlops.retraining_run import retrain
 
+    if one.place == "azure":
+        return f"{one.endpoint}: {KEPT_THERE}"
     path = one.state_folder / "retraining" / one.usecase / f"fresh-{facts.now:%Y%m%dT%H%M%S}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     run = None
@@ -91,6 +96,8 @@ def check_drift(project: Path, one: Deployed, now: datetime) -> str:
     from brookside_mlops.rollout_run import run_of_endpoint
     from brookside_mlops.stages.drift import DriftResult
 
+    if one.place == "azure":
+        return f"{one.endpoint}: {KEPT_THERE}"
     run = run_of_endpoint(one.state_folder, one.endpoint)
     run_stage(run, "drift", {"endpoint": one.endpoint, "days": DAYS}, unheard)
     result = run.read(DriftResult, "drift")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,8 @@ from .alert_effects import Means, carry_out_all, effects_of
 from .alert_rules import AlertRule, AlertSeverity
 from .alert_store import HOLDS, AlertStore, Effect
 from .alerts import STEP, AlertEvent, AlertState, flaps, replay, rule_text
+from .endpoints.local import LocalEndpoint
+from .endpoints.protocol import Deployment
 from .endpoints.state import EndpointState
 from .endpoints.targets import named_endpoint
 from .monitor_log import log_lines, write_log
@@ -40,11 +42,13 @@ from .telemetry import tell_watched, wanted
 __all__ = [
     "WINDOW",
     "LAG",
+    "LATE",
     "LOOKBACK",
     "MOST",
     "CHUNK",
     "SHOWN",
     "PART",
+    "UNSEEN",
     "moment",
     "samples_at",
     "time_line",
@@ -60,14 +64,15 @@ __all__ = [
 # %% ../nbs/parts/monitor.ipynb #7f360a8e
 WINDOW = 300.0  # seconds behind a rate or a percentile, where the configuration says nothing else
 LAG = 2.0
+LATE = 300.0  # the same for the logs of Azure
 LOOKBACK = 3600.0  # what the first look of a monitor goes back
 MOST = 7 * 86_400.0  # what a monitor that was away catches up
 CHUNK = 3600.0  # rows that are read at once
 
 
-def moment(now: float) -> float:
-    """Return the last moment that can be evaluated."""
-    return (now - LAG) // STEP * STEP
+def moment(now: float, lag: float = LAG) -> float:
+    """Return the last moment that can be evaluated; `lag` is after how many seconds its rows are there."""
+    return (now - lag) // STEP * STEP
 
 
 def samples_at(rows: Rows, at: float, window: float = WINDOW) -> dict[str, float | None]:
@@ -98,10 +103,14 @@ def time_line(
 
 
 # %% ../nbs/parts/monitor.ipynb #be541c93
-def tenures_of(state_folder: Path, endpoint: str) -> list[Tenure]:
-    """Return since when the deployments of an endpoint have had their versions, from rollouts and the endpoint itself."""
+def tenures_of(state_folder: Path, endpoint: str, known: Iterable[Deployment] | None = None) -> list[Tenure]:
+    """Return since when the deployments of an endpoint have had their versions, from rollouts and the endpoint itself.
+
+    `known` are the deployments of an endpoint that is not on this machine.
+    """
     own = EndpointState(state_folder, endpoint)
-    known = own.deployments().values() if own.exists else ()
+    if known is None:
+        known = own.deployments().values() if own.exists else ()
     found = [
         Tenure(
             deployment=one.name, version=one.version, since=datetime.fromisoformat(one.created).timestamp()
@@ -156,7 +165,8 @@ class AlertView(BaseModel):
 class MonitorReport(BaseModel):
     """What a monitor saw at the moment `at`; `hour` are the numbers of the hour before, `history` its parts.
 
-    `down` is a server that is gone without having been stopped, `down_minutes` how many minutes of the hour it was.
+    `down` is a server that is gone without having been stopped, `down_minutes` how many minutes of the hour it was. `unseen` says what
+    cannot be looked at from here.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -173,6 +183,7 @@ class MonitorReport(BaseModel):
     alerts: list[AlertView] = Field(default_factory=list)
     events: list[AlertEvent] = Field(default_factory=list)
     effects: list[Effect] = Field(default_factory=list)
+    unseen: str = ""
 
     @property
     def critical(self) -> bool:
@@ -203,8 +214,20 @@ def alert_views(rules: Sequence[AlertRule], state: AlertState) -> list[AlertView
     return sorted(found, key=lambda one: (not one.open, order.index(one.severity), one.since))
 
 
-def report_of(watched: Watched, state: AlertState, health: float | None, at: float) -> MonitorReport:
-    """Return the report of a moment, at which a probe found `health`; nothing is changed."""
+UNSEEN = (
+    f"in Azure: the last {LATE / 60:.0f} minutes are judged when their logs have come; rows and labels are kept there and not looked at"
+    " from here; health is the state of the endpoint, not a probe"
+)
+
+
+def report_of(
+    watched: Watched,
+    state: AlertState,
+    health: float | None,
+    at: float,
+    known: Iterable[Deployment] | None = None,
+) -> MonitorReport:
+    """Return the report of a moment, at which a probe found `health`; nothing is changed. `known` is as in `tenures_of`."""
     state_folder, endpoint, store = watched.state_folder, watched.name, AlertStore(watched.state_folder)
     log = EndpointState(state_folder, endpoint).requests
     rows = read_rows(log, at - SHOWN, at)
@@ -216,9 +239,10 @@ def report_of(watched: Watched, state: AlertState, health: float | None, at: flo
         down_minutes=sum(store.observed(endpoint, "health", at - STEP * one) == 0 for one in range(60)),
         hour=summarise(rows, at - SHOWN, at),
         history=windows(rows, at - SHOWN, at, PART),
-        versions=by_version(rows, tenures_of(state_folder, endpoint)),
+        versions=by_version(rows, tenures_of(state_folder, endpoint, known)),
         predictions=read_predictions(log, at - SHOWN, at),
         alerts=alert_views(watched.rules, state),
+        unseen="" if known is None else UNSEEN,
     )
 
 
@@ -230,8 +254,11 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
     """
     state_folder, endpoint, rules = watched.state_folder, watched.name, watched.rules
     store, log = AlertStore(state_folder), EndpointState(state_folder, endpoint).requests
-    end = moment(time.time() if now is None else now)
-    health = named_endpoint(state_folder, endpoint).observe()
+    found = named_endpoint(state_folder, endpoint)
+    azure = not isinstance(found, LocalEndpoint)
+    end = moment(time.time() if now is None else now, LATE if azure else LAG)
+    health = found.observe()
+    known = found.deployments().values() if azure and health is not None else None
     if health is not None:
         store.observe(endpoint, "health", health, end)
     while True:
@@ -245,7 +272,7 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
         if after == before or store.advance(endpoint, before, after, events, due):
             break
     done = carry_out_all(endpoint, watched.means, store)
-    report = report_of(watched, after, health, max(end, after.at))
+    report = report_of(watched, after, health, max(end, after.at), known)
     report = report.model_copy(update={"events": events, "effects": done})
     store.show(endpoint, report.model_dump_json())
     write_log(state_folder, endpoint, log_lines(report.hour, events, done), watched.logging, end)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from .alert_channels import notify_environ
 from .alert_effects import Means
-from .endpoints.state import EndpointState
+from .endpoints.targets import endpoint_for, named_endpoint, place_of, settings_of
 from .errors import InputError
 from .monitor import Watched
 from .monitoring_config import monitoring_config
 from .onboarding import known_usecases
+from .places import PlaceName, asked_place
 from .settings import ENVIRONMENTS, read_settings, state_folders
 
 # %% auto #0
@@ -32,6 +33,7 @@ class Deployed:
     endpoint: str
     environment: str
     usecase: str = ""
+    place: PlaceName = "local"
 
 
 def deployed(project: Path, environments: Sequence[str] = ENVIRONMENTS) -> list[Deployed]:
@@ -41,8 +43,8 @@ def deployed(project: Path, environments: Sequence[str] = ENVIRONMENTS) -> list[
         for usecase in known_usecases(project):
             settings, _ = read_settings(project, environment, usecase)
             name = settings.endpoint_name(usecase)
-            if EndpointState(settings.state, name).exists:
-                found.append(Deployed(settings.state, name, environment, usecase))
+            if endpoint_for(settings, name).exists:
+                found.append(Deployed(settings.state, name, environment, usecase, place_of(settings)))
     return found
 
 
@@ -51,13 +53,15 @@ def find_deployed(project: Path, endpoint: str, environment: str = "") -> Deploy
 
     Raises InputError where it is not there.
     """
-    for one in deployed(project):
+    named = settings_of(project, endpoint)
+    for one in deployed(project, [named.name] if named else []):
         if one.endpoint == endpoint:
             return one
     for folder in state_folders(project):
-        if EndpointState(folder, endpoint).exists:
+        if named_endpoint(folder, endpoint, project).exists:
             last = endpoint.rpartition("-")[2]
-            return Deployed(folder, endpoint, environment or (last if last in ENVIRONMENTS else "prod"))
+            where = environment or (last if last in ENVIRONMENTS else "prod")
+            return Deployed(folder, endpoint, where, place=asked_place() or "local")
     raise InputError(f"no endpoint {endpoint!r}: brookside-mlops endpoint list shows what is there")
 
 

@@ -341,6 +341,10 @@ def test_watch_goes_on_where_an_endpoint_cannot_be_read(
 
 
 def test_due_looks_at_every_environment_and_refuses_what_it_would_not_use(failing: Path) -> None:
+    path = failing / "azure-ml/monitoring/monitoring-config.yml"
+    path.parent.mkdir(parents=True)
+    often = "{performance_metrics: {schedule: every 5 minutes}}"
+    path.write_text(f"environment_profiles: {{dev: {often}, staging: {often}}}\n", encoding="utf-8")
     status, said = command("--due", "--json")
     assert {one["environment"] for one in json.loads(said)} == {"dev", "staging", "prod"}, status
     for words, wrong in (

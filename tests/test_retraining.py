@@ -39,7 +39,7 @@ from tests.receivers import Site, site
 from tests.test_pipeline import SMALL, Log, easy
 from tests.test_schedules import brookside
 
-NOW = datetime(2026, 12, 7, 2, 5, tzinfo=UTC)
+NOW = datetime(2026, 12, 7, 2, 4, tzinfo=UTC)
 CASE = ("dev", "viability")
 PROFILE = Profile()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from brookside_mlops.places import VARIABLE
 from tests.azure.emulator import Emulator, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +29,7 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]
             monkeypatch.delenv(name, raising=False)
         for name, value in emulator.environment().items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv(VARIABLE, "")  # put back at the end: --target sets it
         monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "")  # put back at the end: the SDK sets it
         monkeypatch.delenv("AZUREML_CURRENT_CLOUD")
         yield emulator

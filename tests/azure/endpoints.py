@@ -20,6 +20,7 @@ import httpx
 
 from brookside_mlops.endpoints.local import EndpointError, LocalEndpoint
 from brookside_mlops.endpoints.protocol import PIN, REPLAYED, Limits, mirror_fault, traffic_fault
+from brookside_mlops.endpoints.request_log import INSERT, Entry
 from brookside_mlops.errors import InputError
 from tests.azure.blobs import ACCOUNT, azurite, container_of
 from tests.azure.emulator import ML, Emulator, Refused, Reply, Request, route
@@ -331,6 +332,16 @@ def stored(emulator: Emulator) -> Iterator[None]:
 
 
 # Logs
+
+
+def log_requests(
+    emulator: Emulator, name: str, deployment: str, start: float, minutes: int, status: int
+) -> None:
+    """Have three requests a minute in the log of an endpoint, from a time on."""
+    path = of(emulator).local(name).state.requests
+    rows = [Entry(start + 20 * one, deployment, "live", status, 0.01) for one in range(3 * minutes)]
+    with closing(sqlite3.connect(path, timeout=30)) as database, database:
+        database.executemany(INSERT, rows)
 
 
 @route("POST", r"/v1/workspaces/[^/]+/query")

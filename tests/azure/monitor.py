@@ -30,7 +30,9 @@ def add_logs(emulator: Emulator) -> None:
         {"location": "eastus", "properties": {"customerId": CUSTOMER}},
     )
     for name in ("viability-prod", "cost-prod", "patterns-prod"):
-        emulator.put(f"{emulator.workspace}/onlineEndpoints/{name}", {"location": "eastus"})
+        properties = {"authMode": "Key", "properties": {}}
+        body = {"location": "eastus", "properties": properties}
+        emulator.put(f"{emulator.workspace}/onlineEndpoints/{name}", body)
 
 
 def bad(message: str) -> Refused:

@@ -75,6 +75,16 @@ def test_rules_become_alerts_with_what_they_say(azure: Emulator, here: Path) -> 
     assert "alert" in {one.event for one in audit_log(here / ".brookside").rows(ENDPOINT)}
 
 
+def test_endpoint_that_is_not_there_is_left_out_with_a_note(azure: Emulator, here: Path) -> None:
+    azure.drop(f"{azure.workspace}/onlineEndpoints/cost-prod")
+    for word in ("--plan", "--configure-alerts"):
+        ran = CliRunner().invoke(app, ["monitor", word, "--target", "azure", "-e", "prod"])
+        assert ran.exit_code == 0, ran.output
+        assert "cost-prod: 0 to do" in ran.stdout and "it is not there, so it is left out" in ran.stdout
+    assert azure.find(insights(azure, "metricAlerts", f"{ENDPOINT}-latency")) is not None
+    assert azure.find(insights(azure, "metricAlerts", "cost-prod-latency")) is None
+
+
 def test_applying_twice_changes_nothing(azure: Emulator, here: Path) -> None:
     alert_plans(here, ["prod"], ENDPOINT, apply=True)
     count = len(azure.writes())

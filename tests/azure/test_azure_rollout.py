@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from brookside_mlops.alert_effects import Means
+from brookside_mlops.alert_rules import DEFAULT_RULES
 from brookside_mlops.endpoints.azure import AzureEndpoint
 from brookside_mlops.endpoints.targets import endpoint_for
 from brookside_mlops.errors import GateFailed
+from brookside_mlops.monitor import Watched, look
 from brookside_mlops.registry import serving_version
 from brookside_mlops.rollout_run import deploy_run, plan_view
 from brookside_mlops.runs import Run
 from tests.azure.emulator import Emulator
-from tests.azure.endpoints import of
+from tests.azure.endpoints import log_requests, of
 from tests.bundles import failing
 from tests.drivers import BODIES
 from tests.registered import Registered, registered_run
@@ -59,6 +63,21 @@ def test_versions_take_over_and_go_back(project: Registered, azure_store: Emulat
     assert {"blue": 50, "green": 50} in splits and splits[-1] == {"green": 100}
     back = roll_back(project.run(2), Return("asked for", "asked", "", False))
     assert back.state == "finished"
+    assert {one.version: one.weight for one in endpoint.show().deployments if one.weight} == {1: 100}
+
+
+def test_alert_gives_the_traffic_back_to_the_version_before(
+    project: Registered, azure_store: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.project)
+    deploy_run(project.run(1))
+    deploy_run(project.run(2))
+    endpoint, state, now = endpoint_of(project), project.run(2).settings.state, time.time()
+    log_requests(azure_store, endpoint.name, "green", now, 30, 503)
+    rule = next(one for one in DEFAULT_RULES if "rollback" in one.actions)
+    report = look(Watched(state, endpoint.name, [rule], Means(state, {})), now + 1800)
+    assert {one.action: one.status for one in report.effects}["rollback"] == "done", report.effects
+    assert {one.version for one in report.versions} >= {1, 2} and "not looked at" in report.unseen
     assert {one.version: one.weight for one in endpoint.show().deployments if one.weight} == {1: 100}
 
 

@@ -143,6 +143,17 @@ def test_deployment_keeps_rows_only_where_that_is_asked_for(
     assert not made["properties"].get("dataCollector")
     assert "BROOKSIDE_COLLECT" not in made["properties"]["environmentVariables"]
     assert schedules("--plan") == {"brookside-monitor-cost-dev": "none"}
+    plain.set_traffic({"green": 100})
+    monkeypatch.setenv("BROOKSIDE_AZURE_COLLECT_DATA", "yes")
+    monkeypatch.delenv(VARIABLE)
+    words = ["schedule", "--install", "azure", "-e", "dev"]
+    assert "--target azure asks about those in Azure" in CliRunner().invoke(app, words).output
+    before = len(azure_store.writes())
+    for more in (["--plan"], []):
+        ran = CliRunner().invoke(app, [*words, "--target", "azure", *more])
+        assert ran.exit_code == 0, ran.output
+        assert "green was made without the collector: deploy again with [azure] collect_data" in ran.output
+    assert len(azure_store.writes()) == before
 
 
 @pytest.mark.azure
