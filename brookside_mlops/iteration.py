@@ -12,7 +12,7 @@ from typing import Any
 from .errors import InputError
 from .files import write_text
 from .fingerprints import OWN, intact, stage_notebook
-from .promotion import carried, copy_artifacts
+from .promotion import carried, copy_artifacts, new_run, place_of
 from .runs import STAGES, Run
 from .stage_inputs import notebook_name, readers
 
@@ -71,19 +71,19 @@ def iterate(source: Run, stage: str, project: Path) -> tuple[Run, Path]:
 
     before, record = _before(source, stage), source.record
     values = stage_parameters(project, LINE, record.parameters, source.folder).get(stage, {})
-    run = Run.create(project, source.environment, record.usecase, record.parameters)
     files = carried(source, before)
-    copy_artifacts(source, run, files)
-    for one in before:
-        shown = record.stages[one].notebook
-        if shown and (source.folder / shown).is_file():
-            shutil.copyfile(source.folder / shown, run.folder / shown)
-    notebook = run.new(f"{OWN}/{stage_notebook(project, stage).name}")
-    given = {"environment": run.environment, "usecase": record.usecase, "run_folder": str(run.folder)}
-    write_text(notebook, parameterized(stage_notebook(project, stage, source.folder), given | values))
-    with run.change() as new:
-        new.cause = f"{stage} of {source.id} is iterated"
-        new.promoted_from, new.seed, new.data_sha256 = record.promoted_from, record.seed, record.data_sha256
-        new.artifacts = dict(files)
-        new.stages = {one: record.stages[one].model_copy() for one in before}
-    return run, notebook
+    with new_run(project, source.environment, record.usecase, record.parameters) as run:
+        copy_artifacts(source, run, files)
+        for one in before:
+            shown = record.stages[one].notebook
+            if shown and (source.folder / shown).is_file():
+                shutil.copyfile(source.folder / shown, run.folder / shown)
+        where = {"environment": run.environment, "usecase": record.usecase, "run_folder": str(place_of(run))}
+        text = parameterized(stage_notebook(project, stage, source.folder), where | values)
+        write_text(run.new(f"{OWN}/{notebook_name(stage)}"), text)
+        with run.change() as new:
+            new.cause = f"{stage} of {source.id} is iterated"
+            new.promoted_from, new.seed = record.promoted_from, record.seed
+            new.data_sha256, new.artifacts = record.data_sha256, dict(files)
+            new.stages = {one: record.stages[one].model_copy() for one in before}
+    return run, stage_notebook(project, stage, run.folder)

@@ -44,6 +44,7 @@ __all__ = [
     "now",
     "git_revision",
     "package_versions",
+    "new_record",
     "Run",
     "list_runs",
     "damaged_runs",
@@ -180,6 +181,30 @@ def _outdate(record: RunRecord, stage: str, changed: set[str]) -> None:
         record.approval = None
 
 
+def new_record(
+    project: Path,
+    environment: str,
+    usecase: str,
+    parameters: Mapping[str, Any] | None = None,
+    line: tuple[str, ...] = (),
+) -> RunRecord:
+    """Describe a run that begins now. Raises `InputError` for wrong settings."""
+    settings, case = read_settings(project, environment, usecase)
+    return RunRecord(
+        id=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{case.name}-{secrets.token_hex(2)}",
+        environment=environment,
+        usecase=case.name,
+        created=now(),
+        line=line,
+        target=asked_place() or "",
+        parameters=dict(parameters or {}),
+        seed=settings.seed,
+        git_revision=git_revision(project),
+        python=platform.python_version(),
+        packages=package_versions(),
+    )
+
+
 class Run:
     """A run folder. `Run.create` makes one, `Run(folder)` opens one."""
 
@@ -200,22 +225,12 @@ class Run:
         line: tuple[str, ...] = (),
     ) -> Run:
         """Make a run folder with its run.json; `line` names the environments to promote to. `InputError` for wrong settings."""
-        settings, case = read_settings(project, environment, usecase)
-        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{case.name}-{secrets.token_hex(2)}"
-        record = RunRecord(
-            id=run_id,
-            environment=environment,
-            usecase=case.name,
-            created=now(),
-            line=line,
-            target=asked_place() or "",
-            parameters=dict(parameters or {}),
-            seed=settings.seed,
-            git_revision=git_revision(project),
-            python=platform.python_version(),
-            packages=package_versions(),
-        )
-        folder = settings.runs / run_id
+        record = new_record(project, environment, usecase, parameters, line)
+        return cls.begin(project, record, runs_folder(project, environment) / record.id)
+
+    @classmethod
+    def begin(cls, project: Path, record: RunRecord, folder: Path) -> Run:
+        """Make the folder of a run that is described."""
         folder.mkdir(parents=True)
         write_text(folder / "project", f"{project.resolve()}\n")
         write_json(folder / "run.json", record.model_dump(mode="json"))

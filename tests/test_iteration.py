@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -15,8 +18,9 @@ from brookside_mlops.errors import InputError
 from brookside_mlops.fingerprints import fingerprint
 from brookside_mlops.iteration import iterate
 from brookside_mlops.pipeline import LINE, Event, advance, promote, run_stage, stage_parameters
+from brookside_mlops.promotion import carry
 from brookside_mlops.run_report import report_html
-from brookside_mlops.runs import Run
+from brookside_mlops.runs import Run, list_runs
 
 SMALL = {"rows": 1_200, "train.trees": 30, "evaluate.bootstrap": 100}
 
@@ -78,6 +82,45 @@ def test_own_notebook_of_a_run_is_what_runs_and_what_the_next_stage_reads(
     found = json.loads(call("runs", "diff", trained.id, run.id, "--json")[1])
     assert "artifact model.skops" in found["facts"]
     assert any(one["heading"] == "The picture" for one in found["cells"])
+
+
+@pytest.mark.parametrize("how", ["iterate", "promote"])
+def test_run_whose_making_is_interrupted_is_none(
+    how: str, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(trained.project.rglob("run.json")), sorted(trained.project.rglob("*.skops"))
+    whole = shutil.copyfile
+
+    def interrupted(source: Path, target: Path) -> None:
+        if source.name == "model.skops":
+            raise KeyboardInterrupt
+        whole(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            if how == "iterate":
+                iterate(trained, "evaluate", trained.project)
+            else:
+                carry(trained, "staging", ("validate", "engineer", "train"))
+    assert (sorted(trained.project.rglob("run.json")), sorted(trained.project.rglob("*.skops"))) == before
+    assert Run(trained.folder).record.promoted_to == ""
+
+
+def test_run_whose_maker_is_killed_is_none(trained: Run) -> None:
+    before = [run.id for run in list_runs(trained.project)]
+    kill = (
+        "import os, shutil, sys\n"
+        "from pathlib import Path\n"
+        "from brookside_mlops.iteration import iterate\n"
+        "from brookside_mlops.runs import Run\n"
+        "shutil.copyfile = lambda *paths: os.kill(os.getpid(), 9)\n"
+        "run = Run(Path(sys.argv[1]))\n"
+        "iterate(run, 'train', run.project)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", kill, str(trained.folder)], check=False)
+    assert killed.returncode == -9
+    assert [run.id for run in list_runs(trained.project)] == before
 
 
 def test_run_with_a_notebook_of_its_own_is_not_promoted(trained: Run) -> None:
