@@ -124,6 +124,7 @@ class RunRecord(BaseModel):
     packages: dict[str, str] = Field(default_factory=dict)
     data_sha256: str = ""
     stages: dict[str, StageRecord] = Field(default_factory=dict)
+    own_notebooks: tuple[str, ...] = ()  # of stages
     artifacts: dict[str, ArtifactRecord] = Field(default_factory=dict)
     approval: Approval | None = None
 

@@ -145,6 +145,67 @@ def test_what_is_no_stage_is_refused(trained: Run, name: str, monkeypatch: pytes
     assert code == 2 and "03_train" in said
 
 
+def test_damaged_notebook_of_a_run_is_a_sentence(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.project)
+    run, notebook = iterate(trained, "train", trained.project)
+    whole = notebook.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"[]", b"\xff", b'{"cells": [1]}'):
+        notebook.write_bytes(content)
+        code, said = call("run", "--resume", run.id, "--until", "train")
+        assert code == 2 and str(notebook) in said and "iterate 03_train" in said, said
+
+
+def test_lost_notebook_of_a_run_is_not_replaced_in_silence(
+    trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.project)
+    run, notebook = iterate(trained, "train", trained.project)
+    notebook.unlink()
+    for words in (("run", "--resume", run.id, "--until", "train"), ("stage", "train", "--run", run.id)):
+        code, said = call(*words)
+        assert code == 2 and str(notebook) in said and f"iterate 03_train --run {run.id}" in said, said
+    again, _ = iterate(run, "train", trained.project)
+    assert "Parameters of this run" in (again.folder / "notebooks/03_train.ipynb").read_text(encoding="utf-8")
+
+
+def test_own_notebook_of_an_earlier_stage_is_taken_along(trained: Run) -> None:
+    run, notebook = iterate(trained, "train", trained.project)
+    for name in ("model.skops", "train.json"):
+        shutil.copyfile(trained.folder / name, run.folder / name)
+    with run.change() as record:
+        record.stages["train"] = trained.record.stages["train"]
+        record.artifacts = dict(trained.record.artifacts)
+    later, _ = iterate(run, "evaluate", trained.project)
+    assert (later.folder / "notebooks/03_train.ipynb").read_bytes() == notebook.read_bytes()
+    assert later.record.own_notebooks == ("train", "evaluate")
+    notebook.unlink()
+    with pytest.raises(InputError, match="is gone"):
+        iterate(run, "evaluate", trained.project)
+
+
+def test_stage_that_no_line_comes_to_is_not_iterated(trained: Run) -> None:
+    with pytest.raises(InputError, match="brookside-mlops rollback"):
+        iterate(trained, "rollback", trained.project)
+    promoted = carry(trained, "staging", ("validate", "engineer", "train"))
+    with pytest.raises(InputError, match=f"iterate train --run {trained.id}"):
+        iterate(promoted, "train", trained.project)
+
+
+@pytest.mark.parametrize("verb", ["iterate", "stage"])
+def test_run_that_is_not_what_was_named_is_refused(
+    verb: str, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.project)
+    code, said = call(verb, "train", "-u", "nope")
+    assert code == 2 and "no [usecase.nope]" in said and "viability" in said
+    code, said = call(verb, "train", "-u", "cost")
+    assert code == 2 and "run --environment dev --usecase cost" in said
+    code, said = call(verb, "train", "--run", trained.id, "-e", "prod")
+    assert code == 2 and "is of dev" in said
+    code, said = call(verb, "train", "--run", trained.id, "-u", "cost")
+    assert code == 2 and "is of viability" in said
+
+
 def test_report_shows_every_stage_and_loads_nothing(trained: Run) -> None:
     page = report_html(trained)
     for title in ("01 Validate", "02 Engineer", "03 Train"):
