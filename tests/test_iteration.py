@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
 from brookside_mlops.cli import app
@@ -67,6 +68,7 @@ def test_own_notebook_of_a_run_is_what_runs_and_what_the_next_stage_reads(
     assert code == 0, said
     shown = json.loads(said)
     run = Run(trained.project / "parameterized" / "dev" / shown["run"])
+    edit(Path(shown["notebook"]), "rate: float = 0.1", "rate: float = 0.3")
     edit(Path(shown["notebook"]), "Boosted trees (XGBoost)", "Fewer boosted trees")
     values = stage_parameters(run.project, LINE, SMALL, run.folder)["train"] | {"trees": 5}
     run_stage(run, "train", values, lambda event: None)
@@ -79,7 +81,15 @@ def test_own_notebook_of_a_run_is_what_runs_and_what_the_next_stage_reads(
     code, said = call("runs", "diff", trained.id, run.id, "--html", "difference.html")
     page = Path("difference.html").read_text(encoding="utf-8")
     assert code == 0 and page.count("data:image/png") == 2 and trained.id in page
+    assert "&amp;gt;" not in page and "<ins>" in page and "<del>" in page
+    alts = [str(one["alt"]) for one in BeautifulSoup(page, "html.parser").select("img")]
+    assert len(alts) == 2 and all(len(one.split()) > 5 for one in alts), alts
     found = json.loads(call("runs", "diff", trained.id, run.id, "--json")[1])
+    assert not [line for one in found["cells"] for line in one["after"] if "%|" in line]
+    names = list(found["facts"])
+    assert names[0] == "parameter train.learning_rate" and found["facts"][names[0]] == [0.1, 0.3]
+    assert names[-1].startswith("artifact ")
+    assert found["facts"]["metric train.trees"][1] == 5 and "metric train.loss" in names
     assert "artifact model.skops" in found["facts"]
     assert any(one["heading"] == "The picture" for one in found["cells"])
 
@@ -212,6 +222,10 @@ def test_report_shows_every_stage_and_loads_nothing(trained: Run) -> None:
         assert title in page
     assert "default_exp" not in page and "data:image/png;base64," in page
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?:", page)
+    pictures = BeautifulSoup(page, "html.parser").select("img")
+    alts = [str(one.get("alt", "")) for one in pictures]
+    assert alts and all(len(one.split()) > 5 and "No description" not in one for one in alts), alts
+    assert "prefers-color-scheme: dark" in page
     assert not re.search(r"\bimport [^;\n]* from [\"']https?:", page)
 
 
