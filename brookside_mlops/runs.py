@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import platform
 import secrets
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -247,7 +248,10 @@ class Run:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors()]
-            raise InputError(f"{path} is damaged: {'; '.join(faults[:5])}") from None
+            raise InputError(
+                f"{path} is damaged: {'; '.join(faults[:5])}: put it back from a copy, or remove the folder, "
+                f"rm -r {shlex.quote(str(self.folder))}, and begin a new run"
+            ) from None
 
     def refresh(self) -> None:
         """Read the record again, as it is on disk now."""
@@ -366,6 +370,10 @@ class Run:
                 f"{self.environment} waits for an approval: brookside-mlops approve {self.id} --as NAME, "
                 f"then brookside-mlops run --resume {self.id}"
             )
+
+    def __repr__(self) -> str:
+        """Return which run it is, in a line."""
+        return f"Run({self.id}, {self.record.usecase} in {self.environment})"
 
     def _repr_html_(self) -> str:
         """Return the run for a notebook: how far each stage has come, and what it measured."""
