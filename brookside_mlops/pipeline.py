@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError, Waits
-from .fingerprints import fingerprint, intact, need_own, own_notebooks, settings_read, stage_notebook
+from brookside_mlops.fingerprints import (
+    fingerprint,
+    intact,
+    need_own,
+    own_notebooks,
+    settings_read,
+    stage_notebook,
+)
 from .holds import hold
 from .parameters import check_parameters, notebook_parameters
 from .readiness import need_ready
