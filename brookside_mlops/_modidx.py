@@ -1767,6 +1767,10 @@ d = {
                 "parts/cli_options.html#_json_error",
                 "brookside_mlops/cli_options.py",
             ),
+            "brookside_mlops.cli_options.as_asked": (
+                "parts/cli_options.html#as_asked",
+                "brookside_mlops/cli_options.py",
+            ),
             "brookside_mlops.cli_options.chosen_run": (
                 "parts/cli_options.html#chosen_run",
                 "brookside_mlops/cli_options.py",
@@ -5078,6 +5082,10 @@ d = {
                 "parts/fingerprints.html#intact",
                 "brookside_mlops/fingerprints.py",
             ),
+            "brookside_mlops.fingerprints.need_own": (
+                "parts/fingerprints.html#need_own",
+                "brookside_mlops/fingerprints.py",
+            ),
             "brookside_mlops.fingerprints.own_notebooks": (
                 "parts/fingerprints.html#own_notebooks",
                 "brookside_mlops/fingerprints.py",
@@ -5310,6 +5318,10 @@ d = {
         "brookside_mlops.iteration": {
             "brookside_mlops.iteration._before": (
                 "parts/iteration.html#_before",
+                "brookside_mlops/iteration.py",
+            ),
+            "brookside_mlops.iteration._need_line": (
+                "parts/iteration.html#_need_line",
                 "brookside_mlops/iteration.py",
             ),
             "brookside_mlops.iteration.iterate": (
@@ -6535,24 +6547,44 @@ d = {
                 "parts/output_diff.html#_contents",
                 "brookside_mlops/output_diff.py",
             ),
+            "brookside_mlops.output_diff._joined": (
+                "parts/output_diff.html#_joined",
+                "brookside_mlops/output_diff.py",
+            ),
             "brookside_mlops.output_diff._lines": (
                 "parts/output_diff.html#_lines",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._marked_words": (
+                "parts/output_diff.html#_marked_words",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._picture": (
+                "parts/output_diff.html#_picture",
                 "brookside_mlops/output_diff.py",
             ),
             "brookside_mlops.output_diff._readable": (
                 "parts/output_diff.html#_readable",
                 "brookside_mlops/output_diff.py",
             ),
+            "brookside_mlops.output_diff._rounded": (
+                "parts/output_diff.html#_rounded",
+                "brookside_mlops/output_diff.py",
+            ),
             "brookside_mlops.output_diff._settled_notebook": (
                 "parts/output_diff.html#_settled_notebook",
                 "brookside_mlops/output_diff.py",
             ),
-            "brookside_mlops.output_diff._side": (
-                "parts/output_diff.html#_side",
+            "brookside_mlops.output_diff._sides": (
+                "parts/output_diff.html#_sides",
                 "brookside_mlops/output_diff.py",
             ),
             "brookside_mlops.output_diff._text": (
                 "parts/output_diff.html#_text",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff._without_bars": (
+                "parts/output_diff.html#_without_bars",
                 "brookside_mlops/output_diff.py",
             ),
             "brookside_mlops.output_diff.change_lines": (
@@ -6561,6 +6593,10 @@ d = {
             ),
             "brookside_mlops.output_diff.changes_html": (
                 "parts/output_diff.html#changes_html",
+                "brookside_mlops/output_diff.py",
+            ),
+            "brookside_mlops.output_diff.marked": (
+                "parts/output_diff.html#marked",
                 "brookside_mlops/output_diff.py",
             ),
             "brookside_mlops.output_diff.notebook_changes": (
@@ -6985,6 +7021,10 @@ d = {
             ),
         },
         "brookside_mlops.promotion": {
+            "brookside_mlops.promotion._describe": (
+                "parts/promotion.html#_describe",
+                "brookside_mlops/promotion.py",
+            ),
             "brookside_mlops.promotion._same": ("parts/promotion.html#_same", "brookside_mlops/promotion.py"),
             "brookside_mlops.promotion.carried": (
                 "parts/promotion.html#carried",
@@ -6993,6 +7033,14 @@ d = {
             "brookside_mlops.promotion.carry": ("parts/promotion.html#carry", "brookside_mlops/promotion.py"),
             "brookside_mlops.promotion.copy_artifacts": (
                 "parts/promotion.html#copy_artifacts",
+                "brookside_mlops/promotion.py",
+            ),
+            "brookside_mlops.promotion.new_run": (
+                "parts/promotion.html#new_run",
+                "brookside_mlops/promotion.py",
+            ),
+            "brookside_mlops.promotion.place_of": (
+                "parts/promotion.html#place_of",
                 "brookside_mlops/promotion.py",
             ),
         },
@@ -7915,12 +7963,26 @@ d = {
             ),
         },
         "brookside_mlops.run_diff": {
+            "brookside_mlops.run_diff._declared": (
+                "parts/run_diff.html#_declared",
+                "brookside_mlops/run_diff.py",
+            ),
+            "brookside_mlops.run_diff._place": ("parts/run_diff.html#_place", "brookside_mlops/run_diff.py"),
+            "brookside_mlops.run_diff._result": (
+                "parts/run_diff.html#_result",
+                "brookside_mlops/run_diff.py",
+            ),
             "brookside_mlops.run_diff.diff": ("parts/run_diff.html#diff", "brookside_mlops/run_diff.py"),
             "brookside_mlops.run_diff.differing": (
                 "parts/run_diff.html#differing",
                 "brookside_mlops/run_diff.py",
             ),
+            "brookside_mlops.run_diff.edited": ("parts/run_diff.html#edited", "brookside_mlops/run_diff.py"),
             "brookside_mlops.run_diff.facts": ("parts/run_diff.html#facts", "brookside_mlops/run_diff.py"),
+            "brookside_mlops.run_diff.rounded": (
+                "parts/run_diff.html#rounded",
+                "brookside_mlops/run_diff.py",
+            ),
             "brookside_mlops.run_diff.window": ("parts/run_diff.html#window", "brookside_mlops/run_diff.py"),
         },
         "brookside_mlops.run_report": {
@@ -7961,6 +8023,7 @@ d = {
             ),
             "brookside_mlops.runs.Run": ("parts/runs.html#run", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.__init__": ("parts/runs.html#run.__init__", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs.Run.__repr__": ("parts/runs.html#run.__repr__", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run._maker": ("parts/runs.html#run._maker", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run._read": ("parts/runs.html#run._read", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run._repr_html_": (
@@ -7972,6 +8035,7 @@ d = {
                 "brookside_mlops/runs.py",
             ),
             "brookside_mlops.runs.Run.approve": ("parts/runs.html#run.approve", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs.Run.begin": ("parts/runs.html#run.begin", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.change": ("parts/runs.html#run.change", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.create": ("parts/runs.html#run.create", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.finish": ("parts/runs.html#run.finish", "brookside_mlops/runs.py"),
@@ -7994,6 +8058,7 @@ d = {
             "brookside_mlops.runs.find_run": ("parts/runs.html#find_run", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.git_revision": ("parts/runs.html#git_revision", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.list_runs": ("parts/runs.html#list_runs", "brookside_mlops/runs.py"),
+            "brookside_mlops.runs.new_record": ("parts/runs.html#new_record", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.now": ("parts/runs.html#now", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.package_versions": (
                 "parts/runs.html#package_versions",

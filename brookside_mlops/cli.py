@@ -35,6 +35,7 @@ from brookside_mlops.cli_options import (
     RunOption,
     TargetOption,
     UseCaseOption,
+    as_asked,
     chosen_run,
     placed,
     stage_verb,
@@ -72,6 +73,7 @@ def stage_command(
             help="validate, engineer, train, evaluate, register, deploy, smoke_test, drift, rollback"
         ),
     ],
+    context: typer.Context,
     run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
@@ -80,7 +82,8 @@ def stage_command(
     as_json: JsonOption = False,
 ) -> None:
     """Run the notebook of one stage in a run."""
-    stage_verb(name.replace("-", "_"), chosen_run(run, environment, usecase), parameters, as_json)
+    found = as_asked(chosen_run(run, environment, usecase), context)
+    stage_verb(name.replace("-", "_"), found, parameters, as_json)
 
 
 @app.command("deploy")

@@ -11,7 +11,14 @@ from typing import Annotated
 
 import typer
 
-from .cli_options import EnvironmentOption, JsonOption, RunOption, UseCaseOption, chosen_run
+from brookside_mlops.cli_options import (
+    EnvironmentOption,
+    JsonOption,
+    RunOption,
+    UseCaseOption,
+    as_asked,
+    chosen_run,
+)
 from .errors import InputError, MachineError
 
 # %% auto #0
@@ -21,6 +28,7 @@ __all__ = ["iterate_command"]
 # %% ../nbs/parts/cli_iterate.ipynb #479f036f
 def iterate_command(
     stage: Annotated[str, typer.Argument(help="A stage by its notebook or verb: 03_train, train.")],
+    context: typer.Context,
     run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
@@ -35,7 +43,7 @@ def iterate_command(
 
     if open_ and as_json:
         raise InputError("--open with --json: one of them; JupyterLab writes to the same place")
-    chosen, source = stage_named(stage), chosen_run(run, environment, usecase)
+    chosen, source = stage_named(stage), as_asked(chosen_run(run, environment, usecase), context)
     new, notebook = iterate(source, chosen, Path.cwd())
     shown = os.path.relpath(notebook)
     if as_json:
@@ -54,6 +62,10 @@ def _open(notebook: Path) -> None:
     import subprocess
     import sys
 
-    status = subprocess.run([sys.executable, "-m", "jupyter", "lab", str(notebook)], check=False).returncode
+    root = (
+        ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    )  # it asks for it, in a container
+    command = [sys.executable, "-m", "jupyter", "lab", *root, str(notebook)]
+    status = subprocess.run(command, check=False).returncode
     if status:
         raise MachineError(f"JupyterLab ended with status {status}: what it printed says why")

@@ -33,6 +33,7 @@ __all__ = [
     "expected",
     "Group",
     "chosen_run",
+    "as_asked",
     "placed",
     "resumable",
     "stage_values",
@@ -133,6 +134,7 @@ StateOption = Annotated[
 def chosen_run(run: str | None, environment: str = "", usecase: str = "", having: str = "") -> Run:
     """Return the run of an id, else the newest of an environment and use case, that has the artifact `having` if one is named."""
     from brookside_mlops.runs import find_run, list_runs
+    from brookside_mlops.settings import read_settings
 
     if run is not None:
         return find_run(Path.cwd(), run)
@@ -149,9 +151,22 @@ def chosen_run(run: str | None, environment: str = "", usecase: str = "", having
             f"no run of {usecase} in {environment} has {having} yet; the newest is {found[0].id}: "
             f"brookside-mlops run --resume {found[0].id}"
         )
+    read_settings(Path.cwd(), environment, usecase)  # says which there are, where one of the two is none
     raise InputError(
-        f"no run of {usecase} in {environment} yet: brookside-mlops run --environment {environment}"
+        f"no run of {usecase} in {environment} yet: brookside-mlops run --environment {environment} --usecase {usecase}"
     )
+
+
+def as_asked(run: Run, context: typer.Context) -> Run:
+    """Return a run that is of the environment and use case that the command line names. Raises InputError where it is of another."""
+    for name, found in (("environment", run.environment), ("usecase", run.record.usecase)):
+        said = str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+        if said and context.params[name] != found:
+            raise InputError(
+                f"--{name} {context.params[name]}: run {run.id} is of {found}; --run alone names it, and without --run "
+                f"the newest one of {context.params[name]} is taken"
+            )
+    return run
 
 
 def placed(run: Run, target: str) -> Run:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .cli_options import EnvironmentOption, Group, JsonOption, chosen_run
+from .errors import InputError
 
 runs_app = typer.Typer(
     cls=Group, no_args_is_help=True, help="Runs and what they left.", rich_markup_mode=None
@@ -32,6 +33,8 @@ def runs_list(as_json: JsonOption = False) -> None:
         broken = [{"run": path.name, "folder": str(path), "damaged": said} for path, said in damaged.items()]
         show_json([*(summary(one) for one in found), *broken])
         return
+    if not found and not damaged:
+        typer.echo(f"no runs in {Path.cwd()} yet: brookside-mlops run begins one")
     for one in found:
         typer.echo(
             f"{one.id:36} {one.environment:8} {one.record.usecase:12} {one.record.created[:19]}  {progress_of(one)}"
@@ -80,6 +83,8 @@ def runs_diff(
 
     old_run, new_run = chosen_run(first), chosen_run(second)
     if html is not None:
+        if html.is_dir():
+            raise InputError(f"--html {html} is a folder: {html / 'difference.html'} would be right")
         write_text(html, changes_html(old_run, new_run))
         typer.echo(f"page        {html}")
         return

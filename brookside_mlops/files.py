@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
+
 # %% auto #0
 __all__ = ["replacing", "write_text", "write_json", "sha256"]
 
@@ -21,7 +23,14 @@ __all__ = ["replacing", "write_text", "write_json", "sha256"]
 # %% ../nbs/parts/files.ipynb #6f3837b3
 @contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it into place when the block ends well, drop it when it does not."""
+    """Yield a temporary path beside `path`; rename it into place when the block ends well, drop it when it does not.
+
+    Folders above it are made. Raises InputError where `path` is a folder.
+    """
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder: the name of a file would be right, {path / 'NAME'}{path.suffix}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)

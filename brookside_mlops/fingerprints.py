@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ __all__ = [
     "PACKAGE",
     "stage_notebook",
     "own_notebooks",
+    "need_own",
     "imported",
     "code_of",
     "settings_read",
@@ -53,6 +54,17 @@ def stage_notebook(project: Path, stage: str, own: Path | None = None) -> Path:
 def own_notebooks(run: Run) -> list[Path]:
     """Return the notebooks that a run has for itself, in order."""
     return sorted((run.folder / OWN).glob("*.ipynb"))
+
+
+def need_own(run: Run, stages: Iterable[str] = STAGES) -> None:
+    """Raise InputError where a notebook of stages is gone that a run had for itself: the project's would run in its place."""
+    for stage in stages:
+        name = notebook_name(stage)
+        if stage in run.record.own_notebooks and not (run.folder / OWN / name).is_file():
+            raise InputError(
+                f"run {run.id} has a {name} of its own, and {run.folder / OWN / name} is gone: put it back, or begin again "
+                f"with the project's: brookside-mlops iterate {Path(name).stem} --run {run.id}"
+            )
 
 
 PACKAGE = Path(__file__).resolve().parent if "__file__" in globals() else Path("brookside_mlops").resolve()

@@ -11,8 +11,8 @@ from typing import Any
 
 from .errors import InputError
 from .files import write_text
-from .fingerprints import OWN, intact, stage_notebook
-from .promotion import carried, copy_artifacts
+from .fingerprints import OWN, intact, need_own, stage_notebook
+from .promotion import carried, copy_artifacts, new_run, place_of
 from .runs import STAGES, Run
 from .stage_inputs import notebook_name, readers
 
@@ -62,6 +62,23 @@ def parameterized(notebook: Path, values: dict[str, Any]) -> str:
 
 
 # %% ../nbs/parts/iteration.ipynb #e2fbb7c0
+def _need_line(source: Run, stage: str) -> None:
+    """Raise InputError where no line of the run would come to a stage, or a notebook is gone that made what is taken along."""
+    from brookside_mlops.pipeline import PROMOTED_LINE
+
+    if stage == "rollback":
+        raise InputError(
+            "09_rollback is in no line that a run goes through, so it is not iterated: `brookside-mlops rollback` runs it, "
+            "and opened alone in Jupyter it works on a scratch endpoint"
+        )
+    if source.record.promoted_from and stage not in PROMOTED_LINE:
+        raise InputError(
+            f"run {source.id} was promoted, and {stage} is not run again in it: brookside-mlops iterate {stage} "
+            f"--run {source.record.promoted_from}"
+        )
+    need_own(source, STAGES[: STAGES.index(stage)])
+
+
 def iterate(source: Run, stage: str, project: Path) -> tuple[Run, Path]:
     """Begin a run in `project` that has what a run had before a stage; return it and its own notebook of the stage.
 
@@ -69,21 +86,27 @@ def iterate(source: Run, stage: str, project: Path) -> tuple[Run, Path]:
     """
     from brookside_mlops.pipeline import LINE, stage_parameters
 
+    _need_line(source, stage)
     before, record = _before(source, stage), source.record
     values = stage_parameters(project, LINE, record.parameters, source.folder).get(stage, {})
-    run = Run.create(project, source.environment, record.usecase, record.parameters)
     files = carried(source, before)
-    copy_artifacts(source, run, files)
-    for one in before:
-        shown = record.stages[one].notebook
-        if shown and (source.folder / shown).is_file():
-            shutil.copyfile(source.folder / shown, run.folder / shown)
-    notebook = run.new(f"{OWN}/{stage_notebook(project, stage).name}")
-    given = {"environment": run.environment, "usecase": record.usecase, "run_folder": str(run.folder)}
-    write_text(notebook, parameterized(stage_notebook(project, stage, source.folder), given | values))
-    with run.change() as new:
-        new.cause = f"{stage} of {source.id} is iterated"
-        new.promoted_from, new.seed, new.data_sha256 = record.promoted_from, record.seed, record.data_sha256
-        new.artifacts = dict(files)
-        new.stages = {one: record.stages[one].model_copy() for one in before}
-    return run, notebook
+    with new_run(project, source.environment, record.usecase, record.parameters) as run:
+        copy_artifacts(source, run, files)
+        for one in before:
+            shown = record.stages[one].notebook
+            if shown and (source.folder / shown).is_file():
+                shutil.copyfile(source.folder / shown, run.folder / shown)
+        where = {"environment": run.environment, "usecase": record.usecase, "run_folder": str(place_of(run))}
+        for one in before:
+            if one in record.own_notebooks:  # byte by byte: another notebook would be another fingerprint
+                name = f"{OWN}/{notebook_name(one)}"
+                shutil.copyfile(source.folder / name, run.new(name))
+        text = parameterized(stage_notebook(project, stage, source.folder), where | values)
+        write_text(run.new(f"{OWN}/{notebook_name(stage)}"), text)
+        with run.change() as new:
+            new.cause = f"{stage} of {source.id} is iterated"
+            new.promoted_from, new.seed = record.promoted_from, record.seed
+            new.data_sha256, new.artifacts = record.data_sha256, dict(files)
+            new.stages = {one: record.stages[one].model_copy() for one in before}
+            new.own_notebooks = (*(one for one in record.own_notebooks if one in before), stage)
+    return run, stage_notebook(project, stage, run.folder)

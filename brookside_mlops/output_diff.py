@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import unified_diff
-from html import escape
+from difflib import SequenceMatcher, unified_diff
+from html import escape, unescape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from .notebook_html import table_html
 from .run_diff import diff, window
@@ -19,7 +21,15 @@ from .run_report import executed, shown_cells
 from .runs import Run
 
 # %% auto #0
-__all__ = ["settled", "Change", "notebook_changes", "output_changes", "change_lines", "changes_html"]
+__all__ = [
+    "settled",
+    "Change",
+    "notebook_changes",
+    "output_changes",
+    "change_lines",
+    "marked",
+    "changes_html",
+]
 
 # %% ../nbs/parts/output_diff.ipynb #6fb22525
 _ALWAYS = (
@@ -30,6 +40,20 @@ _ALWAYS = (
     (re.compile(r"\b\d+(\.\d+)? (ms|s|seconds)\b"), "TIME"),
     (re.compile(r"(127\.0\.0\.1|localhost):\d+"), "HOST"),
 )
+_NUMBER = re.compile(r"(?<![\w.])-?\d+\.\d+(?:e[+-]?\d+)?(?![\w.])")
+_BAR = re.compile(r"\d+%\|.*\| *\S+/\S+ \[|[━╸╺]{3}")  # of tqdm, of rich
+
+
+def _without_bars(text: str) -> str:
+    """Return a stream without the lines that a progress bar wrote over and over."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join(line for line in lines if "\r" not in line and not _BAR.search(line))
+
+
+def _rounded(found: re.Match[str]) -> str:
+    """Return a number as text, with six digits where it has more."""
+    text = found[0]
+    return text if sum(map(str.isdigit, text)) <= 6 else f"{float(text):.6g}"
 
 
 def settled(text: str, folders: Iterable[Path] = ()) -> str:
@@ -38,7 +62,7 @@ def settled(text: str, folders: Iterable[Path] = ()) -> str:
         text = text.replace(str(folder), "FOLDER")
     for pattern, word in _ALWAYS:
         text = pattern.sub(word, text)
-    return text
+    return _NUMBER.sub(_rounded, text)
 
 
 # %% ../nbs/parts/output_diff.ipynb #b39a4f81
@@ -46,7 +70,7 @@ def settled(text: str, folders: Iterable[Path] = ()) -> str:
 class Change:
     """One cell that differs, under the heading that it stands below. `what` is source, outputs, added or removed.
 
-    `before` and `after` are text, or a picture as a `data:` URL.
+    `before` and `after` are text, or a picture as a `data:` URL with its alternative text as the fragment.
     """
 
     notebook: str
@@ -70,12 +94,13 @@ def _readable(output: Mapping[str, Any], folders: Iterable[Path]) -> str:
     """Return an output as text, or as a picture where it is one."""
     kind = output["output_type"]
     if kind == "stream":
-        return settled(_text(output["text"]), folders)
+        return settled(_without_bars(_text(output["text"])), folders)
     if kind == "error":
         return settled(f"{output['ename']}: {output['evalue']}", folders)
     data = output["data"]
     if "image/png" in data:
-        return "data:image/png;base64," + _text(data["image/png"]).replace("\n", "")
+        alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+        return "data:image/png;base64," + _text(data["image/png"]).replace("\n", "") + "#" + quote(alt)
     return settled(_text(data.get("text/html", data.get("text/plain", ""))), folders)
 
 
@@ -149,16 +174,18 @@ def _lines(parts: tuple[str, ...]) -> list[str]:
     found: list[str] = []
     for text in parts:
         if text.startswith("data:image/"):
-            found.append(f"(a picture, {len(text) * 3 // 4 // 1024} KB)")
+            url, _, alt = text.partition("#")
+            about = f": {unquote(alt)}" if alt else ""
+            found.append(f"(a picture, {len(url) * 3 // 4 // 1024} KB{about})")
         elif text.lstrip().startswith("<"):
             found += [
-                line
+                " ".join(unescape(line).split())
                 for line in re.sub(r"<[^>]+>", " ", text.replace("</tr>", "\n")).splitlines()
                 if line.strip()
             ]
         else:
             found += [line.rpartition("\r")[2] for line in text.rstrip("\r").split("\n") if line.strip()]
-    return [" ".join(line.split()) if "<" not in line else line for line in found]
+    return found
 
 
 def change_lines(change: Change, most: int = 12) -> list[str]:
@@ -185,18 +212,60 @@ td { overflow-wrap: anywhere; }
 div { min-width: 0; }
 @media (max-width: 640px) { section { grid-template-columns: 1fr; } }
 img { max-width: 100%; background: white; }
+del { background: #ffd8a8; text-decoration: line-through; }
+ins { background: #b9d9ff; text-decoration: underline; }
+@media (prefers-color-scheme: dark) { del { background: #6b3d00; } ins { background: #0b3f73; } }
 """
 
 
-def _side(name: str, parts: tuple[str, ...]) -> str:
-    """Return one side of a change as HTML. Tables of a notebook are HTML of its own objects; everything else is text."""
-    shown = ""
-    for text in parts:
-        if text.startswith("data:image/"):
-            shown += f"<img alt='picture of the {name} run' src='{escape(text)}'>"
+def _joined(words: list[str], mark: str = "") -> str:
+    """Return words as HTML, within <del> or <ins> where they are gone or have come."""
+    text = escape("".join(words))
+    return f"<{mark}>{text}</{mark}>" if mark and text else text
+
+
+def _marked_words(old: str, new: str) -> tuple[str, str]:
+    """Return two lines as HTML with the words marked that differ."""
+    before, after = (re.findall(r"[\w.]+|\s+|[^\w\s]", line) for line in (old, new))
+    left, right = "", ""
+    for what, a, b, c, d in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        left += _joined(before[a:b], "" if what == "equal" else "del")
+        right += _joined(after[c:d], "" if what == "equal" else "ins")
+    return left, right
+
+
+def marked(old: list[str], new: list[str]) -> tuple[str, str]:
+    """Return the lines of both sides as HTML: <del> around what is gone, <ins> around what has come; lines side by side, word by word."""
+    left: list[str] = []
+    right: list[str] = []
+    for what, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if what == "replace" and b - a == d - c:
+            pairs = [_marked_words(*pair) for pair in zip(old[a:b], new[c:d], strict=True)]
+            left += [one for one, _ in pairs]
+            right += [one for _, one in pairs]
         else:
-            shown += f"<pre>{escape(chr(10).join(_lines((text,))))}</pre>"
-    return f"<div><b>{name}</b>{shown or '<p>nothing</p>'}</div>"
+            left += [_joined([line], "" if what == "equal" else "del") for line in old[a:b]]
+            right += [_joined([line], "" if what == "equal" else "ins") for line in new[c:d]]
+    return "\n".join(left), "\n".join(right)
+
+
+def _picture(name: str, text: str) -> str:
+    """Return a picture as HTML with its alternative text."""
+    url, _, alt = text.partition("#")
+    return f"<img alt='{escape(unquote(alt) or f'picture of the {name} run')}' src='{escape(url)}'>"
+
+
+def _sides(change: Change) -> str:
+    """Return both sides of a change as HTML, output by output. Tables of a notebook are shown as their text."""
+    shown = {"first": "", "second": ""}
+    for pair in zip_longest(change.before, change.after, fillvalue=""):
+        texts = [[] if text.startswith("data:image/") else _lines((text,)) for text in pair]
+        for name, text, html in zip(shown, pair, marked(*texts), strict=True):
+            if text.startswith("data:image/"):
+                shown[name] += _picture(name, text)
+            elif html:
+                shown[name] += f"<pre>{html}</pre>"
+    return "".join(f"<div><b>{name}</b>{one or '<p>nothing</p>'}</div>" for name, one in shown.items())
 
 
 def changes_html(first: Run, second: Run) -> str:
@@ -206,9 +275,7 @@ def changes_html(first: Run, second: Run) -> str:
     parts = [table_html(("what", first.id, second.id), facts) or "<p>By name, nothing differs.</p>"]
     for change in output_changes(first, second):
         head = escape(f"{change.notebook}, {change.heading}: {change.what}")
-        parts.append(
-            f"<section><h2>{head}</h2>{_side('first', change.before)}{_side('second', change.after)}</section>"
-        )
+        parts.append(f"<section><h2>{head}</h2>{_sides(change)}</section>")
     head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{escape(title)}</title>"
     body = f"<body><h1>{escape(title)}</h1>{''.join(parts)}</body>"
     return f"<!doctype html><html lang='en'><head>{head}<style>{_STYLE}</style></head>{body}</html>"

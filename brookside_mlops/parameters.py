@@ -50,10 +50,16 @@ def _declared(node: ast.AnnAssign, comment: str, where: str) -> Parameter:
         raise InputError(f"{where}: {ast.unparse(node)}: a parameter is NAME: {'|'.join(TYPES)} = VALUE")
     limits, choice = _RANGE.search(comment), _CHOICE.search(comment)
     meaning = _CHOICE.sub("", _RANGE.sub("", comment)).strip()
+    try:
+        default = ast.literal_eval(node.value)
+    except ValueError:
+        raise InputError(
+            f"{where}: {ast.unparse(node)}: the value of a parameter is written out, not computed"
+        ) from None
     return Parameter(
         name=node.target.id,
         type=kind,
-        default=ast.literal_eval(node.value),
+        default=default,
         meaning=meaning,
         low=float(limits[1]) if limits else None,
         high=float(limits[2]) if limits else None,
@@ -65,7 +71,13 @@ def declarations(source: str, where: str = "parameters") -> dict[str, Parameter]
     """Return the parameters that a `parameters` cell declares, by name, in order."""
     lines = source.splitlines()
     found = {}
-    for node in ast.parse(source).body:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise InputError(
+            f"{where}: line {error.lineno} of the parameters is no Python: {error.msg}"
+        ) from None
+    for node in body:
         if isinstance(node, ast.AnnAssign):
             comment = lines[(node.end_lineno or 1) - 1][node.end_col_offset or 0 :].partition("#")[2].strip()
             parameter = _declared(node, comment, where)
@@ -130,10 +142,17 @@ def check_parameters(
 # %% ../nbs/parts/parameters.ipynb #6e1a61d4
 def notebook_parameters(notebook: Path) -> dict[str, Parameter]:
     """Return what a notebook's `parameters` cell declares. Raises `InputError` where there is no such cell."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if "parameters" in cell["metadata"].get("tags", ()):
-            return declarations("".join(cell["source"]), notebook.stem)
-    raise InputError(f"{notebook.name} has no cell tagged `parameters`")
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", ())]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{notebook} is damaged, it is no notebook: put back a whole one; where it is a run's own, "
+            f"brookside-mlops iterate {notebook.stem} --run RUN makes a new one, and one of the project is in git"
+        ) from None
+    if not tagged:
+        raise InputError(f"{notebook} has no cell tagged `parameters`")
+    return declarations("".join(tagged[0]), notebook.stem)
 
 
 def assignments(pairs: Iterable[str]) -> dict[str, str]:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import ApprovalNeeded, BrooksideError, GateFailed, InputError, Waits
-from .fingerprints import fingerprint, intact, own_notebooks, settings_read, stage_notebook
+from brookside_mlops.fingerprints import (
+    fingerprint,
+    intact,
+    need_own,
+    own_notebooks,
+    settings_read,
+    stage_notebook,
+)
 from .holds import hold
 from .parameters import check_parameters, notebook_parameters
 from .readiness import need_ready
@@ -140,6 +147,7 @@ def run_stage(
     """
     with hold(run.folder):
         run.refresh()
+        need_own(run, (stage,))
         _run_stage(run, stage, parameters, listen, digest)
 
 
@@ -274,6 +282,7 @@ def advance(run: Run, listen: Listener, approve: Callable[[Run], str] | None = N
     """
     with hold(run.folder):
         run.refresh()
+        need_own(run)
         _advance(run, listen, approve, until)
 
 
@@ -337,6 +346,7 @@ def promote(source: Run, environment: str) -> Run:
     from brookside_mlops.promotion import carry
 
     source.refresh()
+    need_own(source)
     if own := own_notebooks(source):
         raise InputError(
             f"run {source.id} was made with a notebook of its own, {own[0].name}, and is not promoted: take the change over "

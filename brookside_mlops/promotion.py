@@ -6,14 +6,47 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 from .files import replacing, sha256
-from .runs import ArtifactRecord, Run, StageRecord, find_run
+from .runs import ArtifactRecord, Run, StageRecord, find_run, new_record
+from .settings import runs_folder
 
 # %% auto #0
-__all__ = ["carried", "copy_artifacts", "carry"]
+__all__ = ["ASIDE", "new_run", "place_of", "carried", "copy_artifacts", "carry"]
+
+# %% ../nbs/parts/promotion.ipynb #dbf54bbb
+ASIDE = ".new"  # below the folder of the runs: those that are not whole yet
+
+
+@contextmanager
+def new_run(
+    project: Path,
+    environment: str,
+    usecase: str,
+    parameters: Mapping[str, Any] | None = None,
+    line: tuple[str, ...] = (),
+) -> Iterator[Run]:
+    """Yield a run that is one of the others when the block has ended well, and is dropped when it has not."""
+    record = new_record(project, environment, usecase, parameters, line)
+    aside = runs_folder(project, environment) / ASIDE / record.id
+    try:
+        run = Run.begin(project, record, aside)
+        aside = run.folder
+        yield run
+        run.folder = place_of(run)
+        aside.rename(run.folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def place_of(run: Run) -> Path:
+    """Return the folder that a run has when it is whole."""
+    return run.folder.parent.parent / run.id if run.folder.parent.name == ASIDE else run.folder
 
 
 # %% ../nbs/parts/promotion.ipynb #94b17fad
@@ -52,9 +85,19 @@ def carry(source: Run, environment: str, stages: tuple[str, ...]) -> Run:
         except InputError:
             pass  # its folder is gone: promote again
     line = source.record.line[1:] if source.record.line[:1] == (environment,) else ()
-    target = Run.create(source.project, environment, source.record.usecase, source.record.parameters, line)
     files = carried(source, stages)
-    copy_artifacts(source, target, files)
+    with new_run(
+        source.project, environment, source.record.usecase, source.record.parameters, line
+    ) as target:
+        copy_artifacts(source, target, files)
+        _describe(source, target, stages, files)
+    with source.change() as record:
+        record.promoted_to = target.id
+    return target
+
+
+def _describe(source: Run, target: Run, stages: tuple[str, ...], files: Mapping[str, ArtifactRecord]) -> None:
+    """Write into the record of a promoted run where it is from and what it has."""
     origin = source.record.promoted_from or source.id
     with target.change() as record:
         record.cause = source.record.cause
@@ -68,6 +111,3 @@ def carry(source: Run, environment: str, stages: tuple[str, ...]) -> Run:
         for stage in stages:
             done = source.record.stages.get(stage, StageRecord())
             record.stages[stage] = done.model_copy(update={"notebook": "", "fingerprint": "", "seconds": 0.0})
-    with source.change() as record:
-        record.promoted_to = target.id
-    return target

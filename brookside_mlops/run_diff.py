@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from .errors import InputError
 from .files import sha256
-from .fingerprints import own_notebooks
-from .runs import Run
+from .fingerprints import OWN, own_notebooks
+from .parameters import notebook_parameters
+from .runs import STAGES, Run
+from .stage_inputs import notebook_name
 
 # %% auto #0
-__all__ = ["facts", "diff", "differing", "window"]
+__all__ = ["facts", "rounded", "edited", "diff", "differing", "window"]
 
 
 # %% ../nbs/parts/run_diff.ipynb #0b4e8904
@@ -36,16 +40,68 @@ def facts(run: Run) -> dict[str, Any]:
     }
     found |= {f"notebook {one.stem}": f"its own, {sha256(one)[:12]}" for one in own_notebooks(run)}
     found |= {f"verdict {stage}": one.verdict or one.state for stage, one in record.stages.items()}
-    evaluated = run.folder / "evaluate.json"
-    if "evaluate.json" in record.artifacts and evaluated.exists():
-        metrics = json.loads(evaluated.read_text(encoding="utf-8"))["metrics"]
-        found |= {f"metric {name}": one["value"] for name, one in metrics.items()}
+    trained = _result(run, "train")
+    measured = {"train.loss": trained.get("loss"), "train.trees": trained.get("rounds")}
+    measured |= {name: one["value"] for name, one in _result(run, "evaluate").get("metrics", {}).items()}
+    return found | {f"metric {name}": rounded(one) for name, one in measured.items() if one is not None}
+
+
+def rounded(value: Any) -> Any:
+    """Return a number with the six digits that mean something; anything else as it is."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _result(run: Run, stage: str) -> dict[str, Any]:
+    """Return what a stage has written of itself, nothing where it has not or it cannot be read."""
+    path = run.folder / f"{stage}.json"
+    if path.name not in run.record.artifacts or not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
     return found
 
 
+def _declared(run: Run) -> dict[str, Any]:
+    """Return the defaults of the parameters in a run's notebooks, its own before the executed ones, as STAGE.NAME."""
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        name = notebook_name(stage)
+        for path in (run.folder / OWN / name, run.folder / name):
+            if path.is_file():
+                with suppress(InputError):
+                    found |= {
+                        f"{stage}.{one.name}": one.default for one in notebook_parameters(path).values()
+                    }
+                break
+    return found
+
+
+def edited(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
+    """Return the parameters whose values were changed in a notebook itself and that neither run was given, with both values."""
+    old, new = _declared(first), _declared(second)
+    given = {*first.record.parameters, *second.record.parameters}
+    return {
+        f"parameter {name}": (value, new[name])
+        for name, value in old.items()
+        if name in new and new[name] != value and not {name, name.partition(".")[2]} & given
+    }
+
+
+_FIRST = ("environment", "usecase", "seed", "parameter", "metric", "verdict", "notebook")
+
+
+def _place(name: str) -> int:
+    """Return how early a fact is told: what somebody set, what came of it, and last the hashes."""
+    kind = name.split(maxsplit=1)[0]
+    return _FIRST.index(kind) if kind in _FIRST else len(_FIRST) + (kind == "artifact")
+
+
 def diff(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
-    """Return the facts that differ between two runs, each with both values; '-' where one has none."""
-    return differing(facts(first), facts(second))
+    """Return the facts that differ between two runs, each with both values; '-' where one has none. Hashes come last."""
+    found = differing(facts(first), facts(second)) | edited(first, second)
+    return {name: found[name] for name in sorted(found, key=_place)}
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

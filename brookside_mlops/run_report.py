@@ -79,13 +79,32 @@ def report_notebook(run: Run) -> NotebookNode:
 
 
 # %% ../nbs/parts/run_report.ipynb #a1bdc6e4
+# The lab template of nbconvert, with the alternative text of a picture, which the kernel put beside it, and the colours of the reader.
+_TEMPLATE = """
+{%- extends 'lab/index.html.j2' -%}
+{% block data_png scoped %}
+{%- set alt = output | get_metadata('alt', 'image/png') or output.data.get('text/plain', 'a picture') -%}
+<div class="jp-RenderedImage jp-OutputArea-output {{ extra_class }}">
+<img alt="{{ alt | escape_html }}" src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}">
+</div>
+{%- endblock data_png %}
+{%- block html_head_css -%}
+{{ resources.include_css('static/theme-dark.css')
+   | replace('<style type="text/css">', '<style media="screen and (prefers-color-scheme: dark)">') }}
+<style>:root { color-scheme: light dark; } img { background: white; }</style>
+{%- endblock html_head_css -%}
+"""
+
+
 def report_html(run: Run) -> str:
     """Return the report of a run as HTML that asks no other host."""
     from nbconvert import HTMLExporter
 
     outside = ("jquery_url", "mathjax_url", "mermaid_js_url", "require_js_url", "jupyter_widgets_base_url")
     make: Any = HTMLExporter
-    exporter = make(template_name="lab", embed_images=True, **dict.fromkeys(outside, ""))
+    exporter = make(
+        template_name="lab", raw_template=_TEMPLATE, embed_images=True, **dict.fromkeys(outside, "")
+    )
     page, _ = exporter.from_notebook_node(report_notebook(run), {"metadata": {"name": f"Run {run.id}"}})
     return str(page)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import platform
 import secrets
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ __all__ = [
     "now",
     "git_revision",
     "package_versions",
+    "new_record",
     "Run",
     "list_runs",
     "damaged_runs",
@@ -123,6 +125,7 @@ class RunRecord(BaseModel):
     packages: dict[str, str] = Field(default_factory=dict)
     data_sha256: str = ""
     stages: dict[str, StageRecord] = Field(default_factory=dict)
+    own_notebooks: tuple[str, ...] = ()  # of stages
     artifacts: dict[str, ArtifactRecord] = Field(default_factory=dict)
     approval: Approval | None = None
 
@@ -180,6 +183,30 @@ def _outdate(record: RunRecord, stage: str, changed: set[str]) -> None:
         record.approval = None
 
 
+def new_record(
+    project: Path,
+    environment: str,
+    usecase: str,
+    parameters: Mapping[str, Any] | None = None,
+    line: tuple[str, ...] = (),
+) -> RunRecord:
+    """Describe a run that begins now. Raises `InputError` for wrong settings."""
+    settings, case = read_settings(project, environment, usecase)
+    return RunRecord(
+        id=f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{case.name}-{secrets.token_hex(2)}",
+        environment=environment,
+        usecase=case.name,
+        created=now(),
+        line=line,
+        target=asked_place() or "",
+        parameters=dict(parameters or {}),
+        seed=settings.seed,
+        git_revision=git_revision(project),
+        python=platform.python_version(),
+        packages=package_versions(),
+    )
+
+
 class Run:
     """A run folder. `Run.create` makes one, `Run(folder)` opens one."""
 
@@ -200,22 +227,12 @@ class Run:
         line: tuple[str, ...] = (),
     ) -> Run:
         """Make a run folder with its run.json; `line` names the environments to promote to. `InputError` for wrong settings."""
-        settings, case = read_settings(project, environment, usecase)
-        run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{case.name}-{secrets.token_hex(2)}"
-        record = RunRecord(
-            id=run_id,
-            environment=environment,
-            usecase=case.name,
-            created=now(),
-            line=line,
-            target=asked_place() or "",
-            parameters=dict(parameters or {}),
-            seed=settings.seed,
-            git_revision=git_revision(project),
-            python=platform.python_version(),
-            packages=package_versions(),
-        )
-        folder = settings.runs / run_id
+        record = new_record(project, environment, usecase, parameters, line)
+        return cls.begin(project, record, runs_folder(project, environment) / record.id)
+
+    @classmethod
+    def begin(cls, project: Path, record: RunRecord, folder: Path) -> Run:
+        """Make the folder of a run that is described."""
         folder.mkdir(parents=True)
         write_text(folder / "project", f"{project.resolve()}\n")
         write_json(folder / "run.json", record.model_dump(mode="json"))
@@ -231,7 +248,10 @@ class Run:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors()]
-            raise InputError(f"{path} is damaged: {'; '.join(faults[:5])}") from None
+            raise InputError(
+                f"{path} is damaged: {'; '.join(faults[:5])}: put it back from a copy, or remove the folder, "
+                f"rm -r {shlex.quote(str(self.folder))}, and begin a new run"
+            ) from None
 
     def refresh(self) -> None:
         """Read the record again, as it is on disk now."""
@@ -350,6 +370,10 @@ class Run:
                 f"{self.environment} waits for an approval: brookside-mlops approve {self.id} --as NAME, "
                 f"then brookside-mlops run --resume {self.id}"
             )
+
+    def __repr__(self) -> str:
+        """Return which run it is, in a line."""
+        return f"Run({self.id}, {self.record.usecase} in {self.environment})"
 
     def _repr_html_(self) -> str:
         """Return the run for a notebook: how far each stage has come, and what it measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from brookside_mlops.cli import app
+from brookside_mlops.cli_iterate import _open as open_notebook
 from brookside_mlops.cli_options import expected
 from brookside_mlops.endpoints.local import LocalEndpoint, stop_all
 from brookside_mlops.endpoints.state import EndpointState
@@ -169,6 +171,28 @@ def test_damaged_run_is_listed_and_hides_no_other(here: Path) -> None:
         assert result.exit_code == 2 and "is damaged" in result.stderr and "Traceback" not in result.output
     said = call("runs", "show", "fields").stderr
     assert "seed: " in said and "extra: " in said
+
+
+def test_folder_without_runs_says_so(here: Path) -> None:
+    listed = call("runs", "list")
+    assert listed.exit_code == 0 and f"no runs in {here} yet" in listed.stdout
+    assert json.loads(call("runs", "list", "--json").stdout) == []
+
+
+def test_page_in_place_of_a_folder_is_refused(here: Path) -> None:
+    run = Run.create(here, "dev", "viability")
+    result = call("runs", "diff", run.id, run.id, "--html", str(here))
+    assert result.exit_code == 2 and f"--html {here} is a folder" in result.stderr
+
+
+def test_lab_is_opened_as_whoever_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    open_notebook(Path("03_train.ipynb"))
+    root = "--allow-root " if os.geteuid() == 0 else ""
+    assert (tmp_path / "words").read_text() == f"-m jupyter lab {root}03_train.ipynb\n"
 
 
 def test_verbs_honour_the_folders_of_the_settings(here: Path) -> None:

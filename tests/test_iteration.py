@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from typer.testing import CliRunner
 
 from brookside_mlops.cli import app
@@ -15,8 +19,9 @@ from brookside_mlops.errors import InputError
 from brookside_mlops.fingerprints import fingerprint
 from brookside_mlops.iteration import iterate
 from brookside_mlops.pipeline import LINE, Event, advance, promote, run_stage, stage_parameters
+from brookside_mlops.promotion import carry
 from brookside_mlops.run_report import report_html
-from brookside_mlops.runs import Run
+from brookside_mlops.runs import Run, list_runs
 
 SMALL = {"rows": 1_200, "train.trees": 30, "evaluate.bootstrap": 100}
 
@@ -63,6 +68,7 @@ def test_own_notebook_of_a_run_is_what_runs_and_what_the_next_stage_reads(
     assert code == 0, said
     shown = json.loads(said)
     run = Run(trained.project / "parameterized" / "dev" / shown["run"])
+    edit(Path(shown["notebook"]), "rate: float = 0.1", "rate: float = 0.3")
     edit(Path(shown["notebook"]), "Boosted trees (XGBoost)", "Fewer boosted trees")
     values = stage_parameters(run.project, LINE, SMALL, run.folder)["train"] | {"trees": 5}
     run_stage(run, "train", values, lambda event: None)
@@ -75,9 +81,56 @@ def test_own_notebook_of_a_run_is_what_runs_and_what_the_next_stage_reads(
     code, said = call("runs", "diff", trained.id, run.id, "--html", "difference.html")
     page = Path("difference.html").read_text(encoding="utf-8")
     assert code == 0 and page.count("data:image/png") == 2 and trained.id in page
+    assert "&amp;gt;" not in page and "<ins>" in page and "<del>" in page
+    alts = [str(one["alt"]) for one in BeautifulSoup(page, "html.parser").select("img")]
+    assert len(alts) == 2 and all(len(one.split()) > 5 for one in alts), alts
     found = json.loads(call("runs", "diff", trained.id, run.id, "--json")[1])
+    assert not [line for one in found["cells"] for line in one["after"] if "%|" in line]
+    names = list(found["facts"])
+    assert names[0] == "parameter train.learning_rate" and found["facts"][names[0]] == [0.1, 0.3]
+    assert names[-1].startswith("artifact ")
+    assert found["facts"]["metric train.trees"][1] == 5 and "metric train.loss" in names
     assert "artifact model.skops" in found["facts"]
     assert any(one["heading"] == "The picture" for one in found["cells"])
+
+
+@pytest.mark.parametrize("how", ["iterate", "promote"])
+def test_run_whose_making_is_interrupted_is_none(
+    how: str, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(trained.project.rglob("run.json")), sorted(trained.project.rglob("*.skops"))
+    whole = shutil.copyfile
+
+    def interrupted(source: Path, target: Path) -> None:
+        if source.name == "model.skops":
+            raise KeyboardInterrupt
+        whole(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            if how == "iterate":
+                iterate(trained, "evaluate", trained.project)
+            else:
+                carry(trained, "staging", ("validate", "engineer", "train"))
+    assert (sorted(trained.project.rglob("run.json")), sorted(trained.project.rglob("*.skops"))) == before
+    assert Run(trained.folder).record.promoted_to == ""
+
+
+def test_run_whose_maker_is_killed_is_none(trained: Run) -> None:
+    before = [run.id for run in list_runs(trained.project)]
+    kill = (
+        "import os, shutil, sys\n"
+        "from pathlib import Path\n"
+        "from brookside_mlops.iteration import iterate\n"
+        "from brookside_mlops.runs import Run\n"
+        "shutil.copyfile = lambda *paths: os.kill(os.getpid(), 9)\n"
+        "run = Run(Path(sys.argv[1]))\n"
+        "iterate(run, 'train', run.project)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", kill, str(trained.folder)], check=False)
+    assert killed.returncode == -9
+    assert [run.id for run in list_runs(trained.project)] == before
 
 
 def test_run_with_a_notebook_of_its_own_is_not_promoted(trained: Run) -> None:
@@ -102,12 +155,77 @@ def test_what_is_no_stage_is_refused(trained: Run, name: str, monkeypatch: pytes
     assert code == 2 and "03_train" in said
 
 
+def test_damaged_notebook_of_a_run_is_a_sentence(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.project)
+    run, notebook = iterate(trained, "train", trained.project)
+    whole = notebook.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"[]", b"\xff", b'{"cells": [1]}'):
+        notebook.write_bytes(content)
+        code, said = call("run", "--resume", run.id, "--until", "train")
+        assert code == 2 and str(notebook) in said and "iterate 03_train" in said, said
+
+
+def test_lost_notebook_of_a_run_is_not_replaced_in_silence(
+    trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.project)
+    run, notebook = iterate(trained, "train", trained.project)
+    notebook.unlink()
+    for words in (("run", "--resume", run.id, "--until", "train"), ("stage", "train", "--run", run.id)):
+        code, said = call(*words)
+        assert code == 2 and str(notebook) in said and f"iterate 03_train --run {run.id}" in said, said
+    again, _ = iterate(run, "train", trained.project)
+    assert "Parameters of this run" in (again.folder / "notebooks/03_train.ipynb").read_text(encoding="utf-8")
+
+
+def test_own_notebook_of_an_earlier_stage_is_taken_along(trained: Run) -> None:
+    run, notebook = iterate(trained, "train", trained.project)
+    for name in ("model.skops", "train.json"):
+        shutil.copyfile(trained.folder / name, run.folder / name)
+    with run.change() as record:
+        record.stages["train"] = trained.record.stages["train"]
+        record.artifacts = dict(trained.record.artifacts)
+    later, _ = iterate(run, "evaluate", trained.project)
+    assert (later.folder / "notebooks/03_train.ipynb").read_bytes() == notebook.read_bytes()
+    assert later.record.own_notebooks == ("train", "evaluate")
+    notebook.unlink()
+    with pytest.raises(InputError, match="is gone"):
+        iterate(run, "evaluate", trained.project)
+
+
+def test_stage_that_no_line_comes_to_is_not_iterated(trained: Run) -> None:
+    with pytest.raises(InputError, match="brookside-mlops rollback"):
+        iterate(trained, "rollback", trained.project)
+    promoted = carry(trained, "staging", ("validate", "engineer", "train"))
+    with pytest.raises(InputError, match=f"iterate train --run {trained.id}"):
+        iterate(promoted, "train", trained.project)
+
+
+@pytest.mark.parametrize("verb", ["iterate", "stage"])
+def test_run_that_is_not_what_was_named_is_refused(
+    verb: str, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.project)
+    code, said = call(verb, "train", "-u", "nope")
+    assert code == 2 and "no [usecase.nope]" in said and "viability" in said
+    code, said = call(verb, "train", "-u", "cost")
+    assert code == 2 and "run --environment dev --usecase cost" in said
+    code, said = call(verb, "train", "--run", trained.id, "-e", "prod")
+    assert code == 2 and "is of dev" in said
+    code, said = call(verb, "train", "--run", trained.id, "-u", "cost")
+    assert code == 2 and "is of viability" in said
+
+
 def test_report_shows_every_stage_and_loads_nothing(trained: Run) -> None:
     page = report_html(trained)
     for title in ("01 Validate", "02 Engineer", "03 Train"):
         assert title in page
     assert "default_exp" not in page and "data:image/png;base64," in page
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']https?:", page)
+    pictures = BeautifulSoup(page, "html.parser").select("img")
+    alts = [str(one.get("alt", "")) for one in pictures]
+    assert alts and all(len(one.split()) > 5 and "No description" not in one for one in alts), alts
+    assert "prefers-color-scheme: dark" in page
     assert not re.search(r"\bimport [^;\n]* from [\"']https?:", page)
 
 

@@ -100,3 +100,9 @@ def test_words_without_equals_sign_are_refused() -> None:
 def test_name_given_twice_is_refused(second: str) -> None:
     with pytest.raises(InputError, match="blue is given more than once"):
         assignments(["blue=50", "green=0", second])
+
+
+@pytest.mark.parametrize("source", ["rows: int = ", "rows: int = 10 * 3", "rows: int = many"])
+def test_declaration_that_cannot_be_read_is_a_sentence(source: str) -> None:
+    with pytest.raises(InputError, match="01_validate"):
+        declarations(source, "01_validate")

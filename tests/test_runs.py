@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from brookside_mlops.errors import ApprovalNeeded, GateFailed, InputError
-from brookside_mlops.files import replacing, sha256, write_json
+from brookside_mlops.files import replacing, sha256, write_json, write_text
 from brookside_mlops.results import Check, StageResult
 from brookside_mlops.runs import Run, find_run, git_revision, list_runs
 
@@ -104,8 +105,30 @@ def test_folder_without_or_with_broken_run_json_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run"):
         Run(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(InputError, match=r"run\.json"):
+    with pytest.raises(InputError, match=rf"run\.json is damaged.*rm -r {tmp_path}"):
         Run(tmp_path)
+
+
+def test_run_prints_as_a_line(project: Path) -> None:
+    run = Run.create(project, "dev", "viability")
+    assert repr(run) == f"Run({run.id}, viability in dev)"
+
+
+def test_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder: the name of a file"):
+        write_text(tmp_path, "text")
+    write_text(tmp_path / "new" / "folder" / "file.txt", "text")
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))
+
+
+def test_export_without_its_tools_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = runpy.run_path(str(Path(__file__).parents[1] / "tools" / "export.py"))
+    monkeypatch.setitem(tool["main"].__globals__, "BIN", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["export.py", "--check"])
+    assert tool["main"]() == 2
+    assert "pip install -e '.[test]'" in capsys.readouterr().err
 
 
 def test_changes_made_at_once_are_all_kept(project: Path) -> None:

@@ -86,6 +86,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("notebooks", nargs="*", type=Path)
     options = parser.parse_args()
+    missing = [name for name in ("black", "nbdev-export") if not (BIN / name).exists()]
+    if missing:
+        print(f"{', '.join(missing)} is not in {BIN}: pip install -e '.[test]'", file=sys.stderr)
+        return 2
     if options.check:
         files = stale(options.notebooks)
         print(
