@@ -39,7 +39,7 @@ STEPS: dict[str, str] = {
     "Expired": "the sign-in is over: az login, or start the workflow again, then give the same command again",
     "Authentication": "sign in: az login, or the workload identity of the workflow; brookside-mlops doctor --target azure says more",
     "Authorization": "this identity may not do that: it needs the role AzureML Data Scientist on the workspace",
-    "ResourceNotFound": "somebody has deleted it: brookside-mlops endpoint list --target azure shows what is there",
+    "ResourceNotFound": "somebody has deleted it: brookside-mlops deploy makes it again, endpoint list --target azure shows what is there",
     "NotEnded": "look at it in the portal; when it has ended, give the same command again",
     "NotSeen": "read the traffic again in a minute: brookside-mlops endpoint show --target azure",
     "NoAnswer": "see whether this machine reaches Azure: brookside-mlops doctor --target azure",
