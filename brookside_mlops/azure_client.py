@@ -117,7 +117,10 @@ def current_cloud(environ: Mapping[str, str] = os.environ) -> Cloud:
             content = client.send_request(HttpRequest("GET", address)).json()
     except (SdkError, ValueError) as error:
         raise InputError(f"{METADATA}: {address} cannot be read: {type(error).__name__}") from None
-    return cloud_of(content, address)
+    found = cloud_of(content, address)
+    if name not in ("", found.name):
+        raise InputError(f"{CLOUD}: {name} is none of {', '.join([*KNOWN, found.name])}")
+    return found
 
 
 # %% ../nbs/parts/azure_client.ipynb #ca71f1ae
