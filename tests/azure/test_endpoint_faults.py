@@ -212,13 +212,17 @@ def test_logs_are_sent_from_the_first_deployment_on(azure_store: Emulator, tmp_p
 
     of(azure_store).fates["blue"] = "quota"
     bundle = scratch_bundle(tmp_path / "blue", 0.5)
-    with pytest.raises(AzureEndpointError, match=r"OutOfQuota(.|\n)*left behind: endpoint cost-dev, without a"):
+    with pytest.raises(
+        AzureEndpointError, match=r"OutOfQuota(.|\n)*left behind: endpoint cost-dev, without a"
+    ):
         one.create_deployment("blue", bundle, "brookside-cost", 1)
 
 
 def test_workspace_that_is_not_there_is_named(azure_store: Emulator, tmp_path: Path) -> None:
     for name in ("nowhere", "bad name!"):
-        with pytest.raises(AzureEndpointError, match=rf"has no workspace {name}(.|\n)*azure bootstrap --plan"):
+        with pytest.raises(
+            AzureEndpointError, match=rf"has no workspace {name}(.|\n)*azure bootstrap --plan"
+        ):
             endpoint_at(tmp_path, workspace=name).start()
     assert azure_store.writes() == []
 
