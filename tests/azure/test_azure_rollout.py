@@ -41,6 +41,9 @@ def endpoint_of(project: Registered) -> AzureEndpoint:
 def test_plan_reads_and_changes_nothing(project: Registered, azure_store: Emulator) -> None:
     lines = plan_view(project.run(1)).lines()
     assert lines and azure_store.writes() == []
+    said = "\n".join(lines)
+    assert "pay as you go (low priority is not sold for online endpoints)" in said and "143.08" in said
+    assert "warning: a bake lasts" in said and "bake_scale = 1 would be right" in said
     deploy_run(project.run(1))
     before = len(azure_store.writes())
     assert plan_view(project.run(2)).lines() and len(azure_store.writes()) == before
