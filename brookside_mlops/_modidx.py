@@ -560,6 +560,10 @@ d = {
                 "parts/azure_bootstrap.html#_registry",
                 "brookside_mlops/azure_bootstrap.py",
             ),
+            "brookside_mlops.azure_bootstrap.alike": (
+                "parts/azure_bootstrap.html#alike",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
             "brookside_mlops.azure_bootstrap.apply_bootstrap": (
                 "parts/azure_bootstrap.html#apply_bootstrap",
                 "brookside_mlops/azure_bootstrap.py",
@@ -584,12 +588,20 @@ d = {
                 "parts/azure_bootstrap.html#make",
                 "brookside_mlops/azure_bootstrap.py",
             ),
+            "brookside_mlops.azure_bootstrap.operation_fault": (
+                "parts/azure_bootstrap.html#operation_fault",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
             "brookside_mlops.azure_bootstrap.plan_bootstrap": (
                 "parts/azure_bootstrap.html#plan_bootstrap",
                 "brookside_mlops/azure_bootstrap.py",
             ),
             "brookside_mlops.azure_bootstrap.read_resource": (
                 "parts/azure_bootstrap.html#read_resource",
+                "brookside_mlops/azure_bootstrap.py",
+            ),
+            "brookside_mlops.azure_bootstrap.set_logs": (
+                "parts/azure_bootstrap.html#set_logs",
                 "brookside_mlops/azure_bootstrap.py",
             ),
             "brookside_mlops.azure_bootstrap.short_name": (
@@ -648,6 +660,10 @@ d = {
             ),
             "brookside_mlops.azure_client.github_token": (
                 "parts/azure_client.html#github_token",
+                "brookside_mlops/azure_client.py",
+            ),
+            "brookside_mlops.azure_client.hushed": (
+                "parts/azure_client.html#hushed",
                 "brookside_mlops/azure_client.py",
             ),
             "brookside_mlops.azure_client.issuer": (
@@ -952,12 +968,20 @@ d = {
                 "parts/azure_settings.html#_missing",
                 "brookside_mlops/azure_settings.py",
             ),
+            "brookside_mlops.azure_settings._unfit": (
+                "parts/azure_settings.html#_unfit",
+                "brookside_mlops/azure_settings.py",
+            ),
             "brookside_mlops.azure_settings._unsaid": (
                 "parts/azure_settings.html#_unsaid",
                 "brookside_mlops/azure_settings.py",
             ),
             "brookside_mlops.azure_settings.azure_settings": (
                 "parts/azure_settings.html#azure_settings",
+                "brookside_mlops/azure_settings.py",
+            ),
+            "brookside_mlops.azure_settings.region": (
+                "parts/azure_settings.html#region",
                 "brookside_mlops/azure_settings.py",
             ),
         },
@@ -2739,6 +2763,10 @@ d = {
                 "parts/doctor_azure.html#check_insights",
                 "brookside_mlops/doctor_azure.py",
             ),
+            "brookside_mlops.doctor_azure.check_logs": (
+                "parts/doctor_azure.html#check_logs",
+                "brookside_mlops/doctor_azure.py",
+            ),
             "brookside_mlops.doctor_azure.check_permissions": (
                 "parts/doctor_azure.html#check_permissions",
                 "brookside_mlops/doctor_azure.py",
@@ -3210,6 +3238,10 @@ d = {
                 "parts/azure.html#azureendpoint.unanswered",
                 "brookside_mlops/endpoints/azure.py",
             ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.wake": (
+                "parts/azure.html#azureendpoint.wake",
+                "brookside_mlops/endpoints/azure.py",
+            ),
         },
         "brookside_mlops.endpoints.azure_assets": {
             "brookside_mlops.endpoints.azure_assets.code_folder": (
@@ -3270,6 +3302,10 @@ d = {
                 "parts/azure_deployments.html#azuredeployments._delete",
                 "brookside_mlops/endpoints/azure_deployments.py",
             ),
+            "brookside_mlops.endpoints.azure_deployments.AzureDeployments._empty": (
+                "parts/azure_deployments.html#azuredeployments._empty",
+                "brookside_mlops/endpoints/azure_deployments.py",
+            ),
             "brookside_mlops.endpoints.azure_deployments.AzureDeployments._wanted": (
                 "parts/azure_deployments.html#azuredeployments._wanted",
                 "brookside_mlops/endpoints/azure_deployments.py",
@@ -3320,6 +3356,10 @@ d = {
                 "parts/azure_errors.html#trouble",
                 "brookside_mlops/endpoints/azure_errors.py",
             ),
+            "brookside_mlops.endpoints.azure_errors.Trouble.next": (
+                "parts/azure_errors.html#trouble.next",
+                "brookside_mlops/endpoints/azure_errors.py",
+            ),
             "brookside_mlops.endpoints.azure_errors.Trouble.words": (
                 "parts/azure_errors.html#trouble.words",
                 "brookside_mlops/endpoints/azure_errors.py",
@@ -3339,6 +3379,36 @@ d = {
             "brookside_mlops.endpoints.azure_errors.words": (
                 "parts/azure_errors.html#words",
                 "brookside_mlops/endpoints/azure_errors.py",
+            ),
+        },
+        "brookside_mlops.endpoints.azure_ground": {
+            "brookside_mlops.endpoints.azure_ground.covers": (
+                "parts/azure_ground.html#covers",
+                "brookside_mlops/endpoints/azure_ground.py",
+            ),
+            "brookside_mlops.endpoints.azure_ground.logs_id": (
+                "parts/azure_ground.html#logs_id",
+                "brookside_mlops/endpoints/azure_ground.py",
+            ),
+            "brookside_mlops.endpoints.azure_ground.logs_sent": (
+                "parts/azure_ground.html#logs_sent",
+                "brookside_mlops/endpoints/azure_ground.py",
+            ),
+            "brookside_mlops.endpoints.azure_ground.need_logs": (
+                "parts/azure_ground.html#need_logs",
+                "brookside_mlops/endpoints/azure_ground.py",
+            ),
+            "brookside_mlops.endpoints.azure_ground.need_workspace": (
+                "parts/azure_ground.html#need_workspace",
+                "brookside_mlops/endpoints/azure_ground.py",
+            ),
+            "brookside_mlops.endpoints.azure_ground.send_logs": (
+                "parts/azure_ground.html#send_logs",
+                "brookside_mlops/endpoints/azure_ground.py",
+            ),
+            "brookside_mlops.endpoints.azure_ground.workspace_there": (
+                "parts/azure_ground.html#workspace_there",
+                "brookside_mlops/endpoints/azure_ground.py",
             ),
         },
         "brookside_mlops.endpoints.azure_metrics": {
@@ -3440,8 +3510,16 @@ d = {
                 "parts/azure_service.html#azureservice.__init__",
                 "brookside_mlops/endpoints/azure_service.py",
             ),
+            "brookside_mlops.endpoints.azure_service.AzureService._create": (
+                "parts/azure_service.html#azureservice._create",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
             "brookside_mlops.endpoints.azure_service.AzureService._delete": (
                 "parts/azure_service.html#azureservice._delete",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService._groundless": (
+                "parts/azure_service.html#azureservice._groundless",
                 "brookside_mlops/endpoints/azure_service.py",
             ),
             "brookside_mlops.endpoints.azure_service.AzureService.call": (
@@ -3450,6 +3528,10 @@ d = {
             ),
             "brookside_mlops.endpoints.azure_service.AzureService.client": (
                 "parts/azure_service.html#azureservice.client",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.delete_line": (
+                "parts/azure_service.html#azureservice.delete_line",
                 "brookside_mlops/endpoints/azure_service.py",
             ),
             "brookside_mlops.endpoints.azure_service.AzureService.done": (
@@ -3462,6 +3544,10 @@ d = {
             ),
             "brookside_mlops.endpoints.azure_service.AzureService.finish": (
                 "parts/azure_service.html#azureservice.finish",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.AzureService.grounded": (
+                "parts/azure_service.html#azureservice.grounded",
                 "brookside_mlops/endpoints/azure_service.py",
             ),
             "brookside_mlops.endpoints.azure_service.AzureService.make": (
@@ -3502,6 +3588,10 @@ d = {
             ),
             "brookside_mlops.endpoints.azure_service.quiet": (
                 "parts/azure_service.html#quiet",
+                "brookside_mlops/endpoints/azure_service.py",
+            ),
+            "brookside_mlops.endpoints.azure_service.removed": (
+                "parts/azure_service.html#removed",
                 "brookside_mlops/endpoints/azure_service.py",
             ),
         },
@@ -3764,6 +3854,10 @@ d = {
             ),
             "brookside_mlops.endpoints.local.LocalEndpoint.unanswered": (
                 "parts/local.html#localendpoint.unanswered",
+                "brookside_mlops/endpoints/local.py",
+            ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.wake": (
+                "parts/local.html#localendpoint.wake",
                 "brookside_mlops/endpoints/local.py",
             ),
             "brookside_mlops.endpoints.local.list_endpoints": (
@@ -4066,6 +4160,10 @@ d = {
             ),
             "brookside_mlops.endpoints.protocol.Endpoint.unanswered": (
                 "parts/protocol.html#endpoint.unanswered",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.wake": (
+                "parts/protocol.html#endpoint.wake",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.EndpointInfo": (
@@ -5593,6 +5691,10 @@ d = {
                 "brookside_mlops/line_plan.py",
             ),
             "brookside_mlops.line_plan._sent": ("parts/line_plan.html#_sent", "brookside_mlops/line_plan.py"),
+            "brookside_mlops.line_plan.need_places": (
+                "parts/line_plan.html#need_places",
+                "brookside_mlops/line_plan.py",
+            ),
             "brookside_mlops.line_plan.plan_of_run": (
                 "parts/line_plan.html#plan_of_run",
                 "brookside_mlops/line_plan.py",
@@ -7809,6 +7911,10 @@ d = {
             ),
             "brookside_mlops.rollout_run.target_of_run": (
                 "parts/rollout_run.html#target_of_run",
+                "brookside_mlops/rollout_run.py",
+            ),
+            "brookside_mlops.rollout_run.too_short": (
+                "parts/rollout_run.html#too_short",
                 "brookside_mlops/rollout_run.py",
             ),
             "brookside_mlops.rollout_run.write_end": (

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from .azure_alerts import OWNER, TAG, Place, action_group, differences, is_ours
 from .azure_client import Arm, AzureError
-from .azure_settings import AzureSettings, azure_settings
-from .endpoints.azure_errors import asking
+from .azure_settings import AzureSettings, azure_settings, region
+from .endpoints.azure_errors import ELSEWHERE, asking, next_step
+from .errors import InputError
 
 # %% auto #0
 __all__ = [
@@ -30,9 +31,12 @@ __all__ = [
     "desired_resources",
     "Step",
     "steps",
+    "alike",
     "read_resource",
     "tenant_of",
+    "operation_fault",
     "make",
+    "set_logs",
     "plan_bootstrap",
     "apply_bootstrap",
 ]
@@ -194,15 +198,18 @@ def diagnostics(found: AzureSettings, endpoint: str, logs: str) -> Resource:
 
 
 def desired_resources(
-    project: Path, found: AzureSettings, tenant: str, endpoints: Mapping[str, str]
+    project: Path, found: AzureSettings, tenant: str, endpoints: Mapping[str, str], logs: str = ""
 ) -> list[Resource]:
-    """Return what should be there, in the order in which it can be made; `endpoints` are there, each with its environment."""
+    """Return what should be there, in the order in which it can be made; `endpoints` are there, each with its environment.
+
+    `logs` is the id of a log workspace that is there, '' where ours is meant.
+    """
     from brookside_mlops.monitoring_config import monitoring_config
     from brookside_mlops.onboarding import known_usecases
     from brookside_mlops.settings import ENVIRONMENTS, read_settings
 
     wanted: list[Resource] = []
-    logs = log_path(found)
+    logs = logs or log_path(found)
     for place in found.each(ENVIRONMENTS):
         there = {one.path for one in wanted}
         wanted += [one for one in _base(place, tenant, logs) if one.path not in there]
@@ -261,9 +268,27 @@ def steps(wanted: Sequence[Resource], there: Mapping[str, Mapping[str, Any]]) ->
         elif "tags" in one.content and not is_ours(old.get("tags")):
             found.append(Step("keep", one, ("it was not made by this tool, and is used as it is",)))
         else:
-            lines = tuple(differences(_compared(one), old))
+            lines = tuple(differences(alike(_compared(one)), alike(old)))
             found.append(Step("change" if lines else "same", one, lines, old))
     return found
+
+
+_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
+
+
+def alike(value: Any, key: str = "") -> Any:
+    """Return a value with one writing for what Azure writes in several: a region, a duration."""
+    if isinstance(value, Mapping):
+        return {name: alike(one, str(name).lower()) for name, one in value.items()}
+    if isinstance(value, list):
+        return [alike(one, key) for one in value]
+    if isinstance(value, str) and key == "location":
+        return region(value)
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found and any(found.groups()):
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return f"{((days * 24 + hours) * 60 + minutes) * 60 + seconds} s"
+    return value
 
 
 def _compared(one: Resource) -> Any:
@@ -303,6 +328,16 @@ def _merged(old: Any, new: Any) -> Any:
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
+def operation_fault(content: Any) -> str:
+    """Return what an operation that has failed says of why, '' for one that has not."""
+    status = str(content.get("status", "")) if isinstance(content, Mapping) else ""
+    if status.lower() not in ("failed", "canceled"):
+        return ""
+    about = content.get("error") or {}
+    code, message = str(about.get("code") or status), " ".join(str(about.get("message") or "").split())
+    return f"{code}{': ' if message else ''}{message.rstrip('.')}; {next_step(code, ELSEWHERE)}"
+
+
 def make(arm: Arm, step: Step, minutes: float, pause: Callable[[float], None] = time.sleep) -> None:
     """Create or change a resource, and wait until Azure says that it is done. Raises AzureError."""
     one = step.resource
@@ -316,9 +351,14 @@ def make(arm: Arm, step: Step, minutes: float, pause: Callable[[float], None] = 
     while True:
         if operation:
             with asking(f"{one.what} {one.name}"):
-                arm.ask("GET", operation, "").raise_for_status()
+                said = arm.ask("GET", operation, "")
+                said.raise_for_status()
+            if fault := operation_fault(said.json() if said.content else {}):
+                raise AzureError(f"{one.what} {one.name} was not made: {fault}")
         there = read_resource(arm, one.path, one.version)
-        state = str(((there or {}).get("properties") or {}).get("provisioningState", "Succeeded"))
+        state = "not there"
+        if there is not None:
+            state = str((there.get("properties") or {}).get("provisioningState", "Succeeded"))
         if there is not None and state == "Succeeded":
             return
         if state in ("Failed", "Canceled"):
@@ -330,6 +370,18 @@ def make(arm: Arm, step: Step, minutes: float, pause: Callable[[float], None] = 
                 f"{one.what} {one.name} is still {state} after {minutes:g} minutes: apply again later"
             )
         pause(wait)
+
+
+def set_logs(arm: Arm, found: AzureSettings) -> str:
+    """Return the id of the log workspace that is set, '' where none is set or it is not there. Raises AzureError."""
+    from brookside_mlops.azure_monitor import logs_resource
+
+    if not found.log_workspace:
+        return ""
+    try:
+        return logs_resource(found, arm)[0]
+    except InputError:
+        return ""
 
 
 def plan_bootstrap(project: Path, arm: Arm) -> list[Step]:
@@ -350,7 +402,7 @@ def plan_bootstrap(project: Path, arm: Arm) -> list[Step]:
         for one, name in names.items()
         if read_resource(arm, f"{found.of(name).workspace_id}/onlineEndpoints/{one}", "2024-10-01")
     }
-    wanted = desired_resources(project, found, tenant, endpoints)
+    wanted = desired_resources(project, found, tenant, endpoints, set_logs(arm, found))
     there = {
         one.path: content
         for one in wanted
@@ -372,4 +424,7 @@ def apply_bootstrap(
     logs = next(one.resource for one in planned if one.resource.what == "log workspace")
     content = read_resource(arm, logs.path, logs.version) or {}
     number = (content.get("properties") or {}).get("customerId", "")
-    return [] if number and found.log_workspace == number else [f"log_workspace = {number}"]
+    if not number:
+        raise AzureError(f"log workspace {logs.name} has no customerId yet: apply again in a minute")
+    set_already = found.log_workspace.lower() in (number.lower(), logs.path.lower())
+    return [] if set_already else [f"log_workspace = {number}"]

@@ -5,8 +5,10 @@
 # %% ../nbs/parts/azure_client.ipynb #1feba12b
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,7 @@ __all__ = [
     "github_token",
     "credential",
     "ml_client",
+    "hushed",
     "manager",
     "Arm",
 ]
@@ -117,7 +120,10 @@ def current_cloud(environ: Mapping[str, str] = os.environ) -> Cloud:
             content = client.send_request(HttpRequest("GET", address)).json()
     except (SdkError, ValueError) as error:
         raise InputError(f"{METADATA}: {address} cannot be read: {type(error).__name__}") from None
-    return cloud_of(content, address)
+    found = cloud_of(content, address)
+    if name not in ("", found.name):
+        raise InputError(f"{CLOUD}: {name} is none of {', '.join([*KNOWN, found.name])}")
+    return found
 
 
 # %% ../nbs/parts/azure_client.ipynb #ca71f1ae
@@ -204,6 +210,21 @@ def ml_client(found: AzureSettings, registry: bool = False) -> MLClient:
         return MLClient(credential(), registry_name=found.registry, **quiet)
     found.need("subscription", "resource_group", "workspace")
     return MLClient(credential(), found.subscription, found.resource_group, found.workspace, **quiet)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep what the SDK prints while it sends files, colour codes and blank lines, out of what a command prints."""
+    import logging
+
+    logger = logging.getLogger("azure.ai.ml")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def manager(cloud: Cloud | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from .azure_client import AzureError
+from .azure_client import AzureError, hushed
 from .azure_settings import AzureSettings
 from .azure_steps import BASELINE, PREPARE, SOURCE, STEPS, take_table
 from .endpoints.azure_errors import words
@@ -235,7 +235,8 @@ def send(client: MLClient, run: Run, found: AzureSettings, steps: tuple[str, ...
             document = pipeline_of(yaml.safe_load(path.read_text(encoding="utf-8")), sending)
             write_text(path, yaml.safe_dump(document, sort_keys=False))
             job = note(run, SentJob(name=sending.job, steps=steps, outputs=sending.outputs))
-            made = client.jobs.create_or_update(load_job(path))
+            with hushed():
+                made = client.jobs.create_or_update(load_job(path))
         except SdkError as error:
             raise AzureError(
                 f"{words(f'Azure did not take the training of {run.id}', error)}. Nothing of it runs. "

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .azure_client import hushed
 from .azure_jobs import JOBS, stage_code
 from .azure_settings import AzureSettings
 from .endpoints.azure_errors import asking
@@ -167,7 +168,11 @@ def put_schedule(client: MLClient, name: str, digest: str, make: Callable[[Path]
     """
     what = difference(client, name, digest)
     if what != "same":
-        with tempfile.TemporaryDirectory(prefix="brookside-schedule-") as folder, asking(f"schedule {name}"):
+        with (
+            tempfile.TemporaryDirectory(prefix="brookside-schedule-") as folder,
+            asking(f"schedule {name}"),
+            hushed(),
+        ):
             client.schedules.begin_create_or_update(make(Path(folder))).result()
     return what
 

@@ -10,18 +10,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import InputError
 from .settings import read_section
 
 # %% auto #0
-__all__ = ["PREFIX", "SECTION", "NAMED", "AzureSettings", "azure_settings"]
+__all__ = ["PREFIX", "SECTION", "NAMED", "region", "AzureSettings", "azure_settings"]
 
 # %% ../nbs/parts/azure_settings.ipynb #c7a344b4
 PREFIX = "BROOKSIDE_AZURE_"
 SECTION = "azure"
 NAMED = ("workspace", "app_insights", "compute")  # of these there may be one for each environment
+
+
+def region(name: str) -> str:
+    """Return a region by its short name: `East US` is eastus."""
+    return "".join(name.split()).lower()
 
 
 class AzureSettings(BaseModel):
@@ -32,7 +37,7 @@ class AzureSettings(BaseModel):
     subscription: str = ""
     resource_group: str = ""
     workspace: str = ""
-    location: str = ""
+    location: Annotated[str, AfterValidator(region)] = ""
     registry: str = ""
     action_group: str = ""
     app_insights: str = ""
@@ -101,5 +106,17 @@ def azure_settings(project: Path, environ: Mapping[str, str] = os.environ) -> Az
     over = {key.removeprefix(PREFIX).lower(): value for key, value in given.items()}
     try:
         return AzureSettings.model_validate({**written.model_dump(), **over})
-    except ValueError as error:
-        raise InputError(f"{PREFIX}...: {error}") from None
+    except ValidationError as error:
+        lines = [
+            _unfit(str(fault["loc"][0]), str(fault["input"]), str(fault["msg"])) for fault in error.errors()
+        ]
+        raise InputError("\n".join(lines)) from None
+
+
+def _unfit(key: str, value: str, said: str) -> str:
+    """Return what is wrong with the value of a variable, and what it may be."""
+    field = AzureSettings.model_fields[key]
+    bounds = [one for one in field.metadata if hasattr(one, "gt") or hasattr(one, "le")]
+    most = next((one.le for one in bounds if hasattr(one, "le")), None)
+    right = f"a number over 0 and at most {most:g} would be right" if most else said
+    return f"{PREFIX}{key.upper()}: {value!r}: {right}"

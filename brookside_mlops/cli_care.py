@@ -74,7 +74,7 @@ def endpoint_mirror(
     wrong = [f"{one}={value}" for one, value in words.items() if not value.isascii() or not value.isdigit()]
     if wrong:
         raise InputError(f"--set {', '.join(wrong)}: a share is a whole number from 0 to 50")
-    endpoint.start()
+    endpoint.wake()
     endpoint.set_mirror({one: int(value) for one, value in words.items()})
     audit_log(state).append("traffic", name, {"mirror": words})
     typer.echo(f"{name}: mirror traffic {split or 'off'}")
@@ -101,7 +101,7 @@ def endpoint_open(
     if not isinstance(endpoint, LocalEndpoint):
         raise InputError(f"endpoint {name} is in Azure and has no page of ours: the portal shows it")
     endpoint.show()
-    endpoint.start()
+    endpoint.wake()
     link = f"{endpoint.show_uri().removesuffix('score')}?ticket={Tickets(endpoint.state).make()}"
     typer.echo(link)
     typer.echo(f"the link works once, within {TICKET_SECONDS:g} s", err=True)

@@ -139,7 +139,7 @@ def endpoint_start(
 
     endpoint = named_endpoint(state_of(state_folder, name), name)
     endpoint.show()
-    endpoint.start()
+    endpoint.wake()
     tell(f"{name} answers at {endpoint.show_uri()}", endpoint.show().model_dump(mode="json"), as_json)
 
 
@@ -183,7 +183,7 @@ def endpoint_traffic(
     ]
     if wrong:
         raise InputError(f"--set {', '.join(wrong)}: a weight is a whole number from 0 to 100")
-    endpoint.start()
+    endpoint.wake()
     endpoint.set_traffic({one: int(value) for one, value in given.items()})
     audit_log(state).append("traffic", name, {"set": given})
     found = endpoint.show()

@@ -121,7 +121,7 @@ def run_command(
     """Run the stages from raw rows to an endpoint that answers, and promote through the environments named."""
     from brookside_mlops.datasets import table_path
     from brookside_mlops.endpoints.targets import need_place
-    from brookside_mlops.line_plan import plan_of_run, plan_of_wish
+    from brookside_mlops.line_plan import need_places, plan_of_run, plan_of_wish
     from brookside_mlops.onboarding import Onboarding, known_usecases, onboard, refuse_other_target
     from brookside_mlops.parameters import assignments
     from brookside_mlops.pipeline import LINE, need_engine, need_tables, stage_parameters, stages_until
@@ -138,7 +138,9 @@ def run_command(
         _refuse_with_resume(context, FRESH if not place else tuple(one for one in FRESH if one != "target"))
         need_place(found.settings)
         if plan:
-            _show_plan([plan_of_run(found, until)], as_json)
+            planned = [plan_of_run(found, until)]
+            need_places(project, planned)
+            _show_plan(planned, as_json)
             return
         _go(placed(found, place), approve_as, as_json, until)
         return
@@ -163,7 +165,9 @@ def run_command(
     for name in names:
         need_place(read_settings(project, name, usecase)[0])
     if plan:
-        _show_plan(plan_of_wish(project, names, usecase, until), as_json)
+        planned = plan_of_wish(project, names, usecase, until)
+        need_places(project, planned)
+        _show_plan(planned, as_json)
         return
     _go(Run.create(project, names[0], usecase, given, names[1:]), approve_as, as_json, until)
 

@@ -31,6 +31,7 @@ from .settings import ENVIRONMENTS, Environment, read_prices, read_settings
 # %% auto #0
 __all__ = [
     "Place",
+    "NOT_SOLD",
     "Instances",
     "instances_of",
     "monthly",
@@ -120,6 +121,7 @@ class DeploymentCost(BaseModel):
     currency: str
     monthly: Money | None
     unknown: str = ""
+    note: str = ""
 
     def rollout(self, before: int, during: int, after: int) -> RolloutCost:
         """Return the cost of so many deployments before, during and after a rollout."""
@@ -129,7 +131,7 @@ class DeploymentCost(BaseModel):
         nothing = Amounts(before=Decimal(0), during=Decimal(0), after=Decimal(0))
         return RolloutCost(
             place=self.place,
-            instances=self.instances.words(),
+            instances=self.instances.words() + (f" ({self.note})" if self.note else ""),
             currency=self.currency,
             here=azure if self.place == "azure" and azure else nothing,
             in_azure=azure,
@@ -137,9 +139,17 @@ class DeploymentCost(BaseModel):
         )
 
 
+NOT_SOLD = "low priority is not sold for online endpoints"
+
+
 def deployment_cost(settings: CostSettings, prices: PriceList, place: Place = "local") -> DeploymentCost:
-    """Return what a deployment of an environment costs a month; without a price it says so instead of failing."""
-    instances = instances_of(settings)
+    """Return what a deployment of an environment costs a month; without a price it says so instead of failing.
+
+    One that really is in Azure is not priced at a tier that Azure does not sell for it.
+    """
+    instances, note = instances_of(settings), ""
+    if place == "azure" and instances.tier == "low_priority":
+        instances, note = instances.model_copy(update={"tier": "pay_as_you_go"}), NOT_SOLD
     try:
         amount, unknown = monthly(prices, instances), ""
     except InputError as error:
@@ -150,6 +160,7 @@ def deployment_cost(settings: CostSettings, prices: PriceList, place: Place = "l
         currency=prices.terms.currency,
         monthly=amount,
         unknown=unknown,
+        note=note,
     )
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .azure_client import Arm, AzureError, credential, current_cloud
-from .azure_monitor import STEPS, logs_resource
+from .azure_monitor import STEPS
 from .azure_settings import AzureSettings, azure_settings
+from .endpoints.azure_ground import RIGHT, logs_id, logs_sent
 from .errors import BrooksideError, InputError
 from .findings import Area, Finding, good, wrong
 from .telemetry import CONNECTION
@@ -35,6 +36,7 @@ __all__ = [
     "cores_wanted",
     "check_quota",
     "check_insights",
+    "check_logs",
     "azure_findings",
 ]
 
@@ -135,6 +137,7 @@ ACTIONS = {
     "Microsoft.Insights/metricAlerts/write": "Monitoring Contributor",
     "Microsoft.Insights/scheduledQueryRules/write": "Monitoring Contributor",
     "Microsoft.Insights/actionGroups/write": "Monitoring Contributor",
+    RIGHT: "Monitoring Contributor",
     "Microsoft.OperationalInsights/workspaces/query/read": "Log Analytics Reader",
 }
 
@@ -239,10 +242,29 @@ def check_insights(
         )
     else:
         yield good("credentials", "telemetry", f"{CONNECTION} is set")
+
+
+def check_logs(arm: Arm, found: AzureSettings, endpoints: Sequence[str]) -> Iterator[Finding]:
+    """Yield whether the log workspace is there, and those of some endpoints that are there send their logs to it."""
     try:
-        yield good("workspace", "logs", logs_resource(found, arm)[0].rpartition("/")[2])
+        logs = logs_id(found, arm)
     except (InputError, AzureError) as error:
-        yield wrong("workspace", "logs", str(error), BOOTSTRAP, warning=True)
+        yield wrong("workspace", "logs", str(error), BOOTSTRAP)
+        return
+    yield good("workspace", "logs", logs.rpartition("/")[2])
+    for name in endpoints:
+        _, absent = read(arm, f"{found.workspace_id}/onlineEndpoints/{name}", "2024-10-01")
+        if absent:
+            continue
+        try:
+            sent, said = logs_sent(arm, found, name, logs), "no diagnostic setting sends its logs there"
+        except AzureError as error:
+            sent, said = False, str(error)
+        if sent:
+            yield good("workspace", f"logs of {name}", "sent by a diagnostic setting")
+        else:
+            mend = "brookside-mlops azure bootstrap --apply makes it, and so does the next deploy"
+            yield wrong("workspace", f"logs of {name}", said, mend)
 
 
 def azure_findings(project: Path, environment: str) -> Iterator[Finding]:
@@ -257,7 +279,8 @@ def azure_findings(project: Path, environment: str) -> Iterator[Finding]:
             .need("subscription", "resource_group", "workspace", "location")
         )
         cloud = current_cloud()
-        settings, _ = read_settings(project, environment, known_usecases(project)[0])
+        cases = known_usecases(project)
+        settings, _ = read_settings(project, environment, cases[0])
     except BrooksideError as error:
         for line in str(error).splitlines():
             yield wrong("settings", "azure", line, "what is said there")
@@ -278,5 +301,9 @@ def azure_findings(project: Path, environment: str) -> Iterator[Finding]:
         if found.registry:
             path = f"{found.group_id}/providers/Microsoft.MachineLearningServices/registries/{found.registry}"
             yield from check_resource(arm, "registry", "azure", path, "2024-10-01")
+        if found.train_on == "cluster":
+            path = f"{found.workspace_id}/computes/{found.compute_name(environment)}"
+            yield from check_resource(arm, "workspace", "cluster", path, "2024-10-01")
         yield from check_insights(arm, found)
+        yield from check_logs(arm, found, [settings.endpoint_name(one) for one in cases])
         yield from check_quota(arm, found, settings.instance_type, settings.instance_count)

@@ -5,6 +5,7 @@
 # %% ../nbs/parts/line_plan.ipynb #502c9cc2
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +19,7 @@ from .runs import TRAINING, Run
 from .settings import Environment, read_settings
 
 # %% auto #0
-__all__ = ["NEW", "PlannedRun", "plan_of_run", "plan_of_wish"]
+__all__ = ["NEW", "PlannedRun", "plan_of_run", "need_places", "plan_of_wish"]
 
 
 # %% ../nbs/parts/line_plan.ipynb #9a6f518c
@@ -102,6 +103,16 @@ def plan_of_run(run: Run, until: str = "") -> PlannedRun:
     if job is not None:
         return _sent(plan, run.project, job.name, job.steps).model_copy(update={"waited_for": True})
     return _sent(plan, run.project, next_job(run), with_preparation(left)) if left else plan
+
+
+def need_places(project: Path, plans: Iterable[PlannedRun]) -> None:
+    """Raise InputError where Azure has not the workspace of a plan, or the cluster that a job is sent to. Only reads."""
+    wanted = {(one.environment, one.compute if one.job else "") for one in plans if one.target == "azure"}
+    if wanted:
+        from brookside_mlops.endpoints.azure_ground import need_workspace
+
+        for environment, compute in sorted(wanted):
+            need_workspace(azure_settings(project).of(environment), compute)
 
 
 def plan_of_wish(project: Path, names: tuple[str, ...], usecase: str, until: str = "") -> list[PlannedRun]:

@@ -322,7 +322,7 @@ def _wake(run: Run) -> None:
     """See that the endpoint of a deployed run answers."""
     from brookside_mlops.endpoints.targets import endpoint_for
 
-    endpoint_for(run.settings, run.settings.endpoint_name(run.usecase.name)).start()
+    endpoint_for(run.settings, run.settings.endpoint_name(run.usecase.name)).wake()
 
 
 def _go_back(run: Run, listen: Listener, failed: BrooksideError) -> None:

@@ -140,7 +140,7 @@ def roll_back(run: Run, wanted: Return, listen: Callable[[Record], None] = unhea
     settings = run.settings
     plan = plan_back(wanted.cause, 60 * settings.bake_scale, wanted.delete_failed, settings.keep_hours)
     context = context_of(run, listen)
-    context.endpoint.start()
+    context.endpoint.wake()
     known, name = context.deployments(), context.endpoint.name
     row = context.store.last(name)
     if row and row.open and Record.model_validate_json(row.document).kind == "rollback":

@@ -251,7 +251,7 @@ def bake(context: Context, record: Record) -> Record:
     context.sleep(plan.look)
     spent = min(context.monotonic() - begun, 5 * plan.look + 1)
     if not context.endpoint.show().running:
-        context.endpoint.start()
+        context.endpoint.wake()
         record = told(context, record, "alert", f"the server of {record.endpoint} was gone: started again")
     read_back(context, record)
     over = record.baked + spent >= plan.bake > 0
@@ -337,7 +337,7 @@ def home(record: Record, known: Mapping[str, Deployment]) -> dict[str, int]:
 
 def restore(context: Context, record: Record) -> Record:
     """Go one step back; with the last one, traffic is as it was before and the new deployment is gone."""
-    context.endpoint.start()
+    context.endpoint.wake()
     if len(record.back) > 1:
         context.endpoint.set_traffic(record.back[0])
         record = told(context, record, "traffic", f"back to {record.back[0]}", split=record.back[0])

@@ -143,6 +143,7 @@ class PlanView(BaseModel):
     gates: list[str]
     deletes: list[str]
     cost: RolloutCost
+    warnings: list[str] = []
 
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
@@ -152,13 +153,14 @@ class PlanView(BaseModel):
             *(f"  stops it: {gate}" for gate in self.gates),
             *(f"  deletes: {one}" for one in self.deletes),
             f"  costs: {self.cost.words()}",
+            *(f"  warning: {one}" for one in self.warnings),
         ]
 
     def _repr_html_(self) -> str:
         """Return the plan for a notebook."""
         title = f"version {self.version} to {self.endpoint}: {self.strategy}, {self.new} beside {self.old or 'nothing'}"
         notes = [*(f"stops it: {one}" for one in self.gates), *(f"deletes: {one}" for one in self.deletes)]
-        notes.append(f"costs: {self.cost.words()}")
+        notes += [f"costs: {self.cost.words()}", *(f"warning: {one}" for one in self.warnings)]
         return table_html(("", "step"), list(enumerate(self.steps, 1)), title, notes)
 
 

@@ -26,7 +26,7 @@ from .rollout_news import tell
 from .rollout_plan import PlanView, Target, plan_of, serving, view_plan
 from .rollout_store import RolloutStore, Wish
 from .runs import Run
-from .settings import read_prices, runs_folder, state_folder
+from .settings import Environment, read_prices, runs_folder, state_folder
 from .smoke import smoke
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ __all__ = [
     "outcome",
     "detach",
     "cost_of",
+    "too_short",
     "plan_view",
     "run_of_record",
     "run_of_endpoint",
@@ -211,12 +212,24 @@ def cost_of(run: Run) -> DeploymentCost:
     return deployment_cost(run.settings, read_prices(run.project), place_of(run.settings))
 
 
+def too_short(settings: Environment) -> list[str]:
+    """Return a warning where the bakes of a rollout in Azure end before its logs have come."""
+    if place_of(settings) != "azure" or settings.bake_scale >= 1:
+        return []
+    bake = 60 * settings.bake_minutes * settings.bake_scale
+    return [
+        f"a bake lasts {bake:.3g} s and the logs of Azure come minutes late, so a canary cannot be judged:"
+        f" settings.ini [{settings.name}] bake_scale = 1 would be right"
+    ]
+
+
 def plan_view(run: Run) -> PlanView:
     """Return what rolling out a run's version would do; nothing is changed."""
     endpoint, target = endpoint_of(run), target_of_run(run)
     settings = run.settings
     info = endpoint.show() if endpoint.exists else None
-    return view_plan(plan_of(settings), info, endpoint.name, target, cost_of(run))
+    view = view_plan(plan_of(settings), info, endpoint.name, target, cost_of(run))
+    return view.model_copy(update={"warnings": too_short(settings)})
 
 
 # %% ../nbs/parts/rollout_run.ipynb #3facd95f
@@ -280,6 +293,8 @@ def deploy_run(run: Run, listen: Callable[[Record], None] = unheard) -> tuple[Re
     if alone and not (row and row.open):
         return None, 0
     plan = plan_of(run.settings)
+    for line in too_short(run.settings):
+        print(f"warning: {line}", file=sys.stderr)
     with replaying(run, plan.replay_rate, listen) as replay:
         context = replace(context, listen=replay.hear)
         record = roll_out(context, plan, target, run_folder=str(run.folder))
@@ -294,7 +309,7 @@ def continue_rollout(
 ) -> Record | None:
     """Go on with the open rollout of a run's endpoint, doing what `by` wishes first; None where there is none."""
     context = context_of(run, listen)
-    context.endpoint.start()
+    context.endpoint.wake()
     with replaying(run, plan_of(run.settings).replay_rate, listen) as replay:
         return go_on(replace(context, listen=replay.hear), wish, by)
 

@@ -76,6 +76,9 @@ class MemoryEndpoint:
     def start(self) -> None:
         self.running = True
 
+    def wake(self) -> None:
+        self.running = True
+
     def show(self) -> EndpointInfo:
         state: Literal["ready", "stopped"] = "ready" if self.running else "stopped"
         shown = [one.model_copy(update={"state": state}) for one in self.known.values()]

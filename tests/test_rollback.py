@@ -126,7 +126,7 @@ def test_rollbacks_walk_back_through_the_releases(registered: Registered) -> Non
 
 
 def test_first_version_has_nothing_to_go_back_to(registered: Registered) -> None:
-    with pytest.raises(InputError, match="nothing serves"):
+    with pytest.raises(InputError, match="no endpoint"):
         roll_back(registered.run(1), Return("too early"))
     deployed(registered, 1)
     with pytest.raises(InputError, match="no earlier deployment"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from brookside_mlops.azure_training import register_here
+from brookside_mlops.line_plan import plan_of_wish
 from brookside_mlops.places import VARIABLE
 from brookside_mlops.promotion import carry
 from brookside_mlops.registry import RegisterResult, check_version
@@ -71,8 +72,9 @@ def test_workspace_may_be_another_one_in_each_environment(
     for key in ("subscription", "resource_group", "log_workspace"):
         monkeypatch.setenv(f"BROOKSIDE_AZURE_{key.upper()}", key)
     monkeypatch.setenv("BROOKSIDE_AZURE_WORKSPACE", "mlw-{environment}")
-    result = call("run", "--target", "azure", "--plan", "-u", "cost")
-    assert result.exit_code == 0 and "train-dev" in result.stdout, result.output
+    monkeypatch.setenv(VARIABLE, "azure")
+    (plan,) = plan_of_wish(here, ("dev",), "cost")
+    assert plan.compute == "train-dev"
 
 
 def test_verbs_of_a_run_in_azure_say_which_settings_are_missing(here: Path) -> None:
@@ -124,10 +126,11 @@ def test_training_on_this_machine_is_kept_here_by_a_setting(
 ) -> None:
     for key in ("subscription", "resource_group", "workspace", "log_workspace"):
         monkeypatch.setenv(f"BROOKSIDE_AZURE_{key.upper()}", key)
-    shown = call("run", "--plan", "--target", "azure").stdout
+    monkeypatch.setenv(VARIABLE, "azure")
+    shown = "\n".join(plan_of_wish(here, ("dev",), "viability")[0].lines())
     assert "validation -> engineering" in shown and "here        deploy -> smoke_test -> drift" in shown
     monkeypatch.setenv("BROOKSIDE_AZURE_TRAIN_ON", "here")
-    shown = call("run", "--plan", "--target", "azure").stdout
+    shown = "\n".join(plan_of_wish(here, ("dev",), "viability")[0].lines())
     assert "here        validate -> engineer" in shown and "in Azure" in shown and "job" not in shown
 
 

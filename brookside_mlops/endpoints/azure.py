@@ -87,6 +87,10 @@ class AzureEndpoint:
         """Make the endpoint if it is not there. What could not be made is deleted again."""
         self._service.make()
 
+    def wake(self) -> None:
+        """Raise AzureEndpointError where somebody has deleted the endpoint; one that is there answers without our doing."""
+        self._service.need("it is not there any more")
+
     # Showing
 
     def deployments(self) -> dict[str, Deployment]:

@@ -14,16 +14,18 @@ from typing import Any, Literal
 
 from ..bundle import Bundle
 from .azure_assets import code_folder, data_collector, variables_of
+from .azure_errors import AzureEndpointError
 from .azure_registry import assets_of
 from .azure_score import DIGEST
-from .azure_service import AzureService, NotEnded, provisioning
+from .azure_service import AzureService, NotEnded, provisioning, removed
 from .protocol import Deployment, Limits
 
 # %% auto #0
-__all__ = ["LAST_LINES", "STATES", "Hosting", "deployment_of", "shares", "AzureDeployments"]
+__all__ = ["LAST_LINES", "TOO_LONG", "STATES", "Hosting", "deployment_of", "shares", "AzureDeployments"]
 
 # %% ../../nbs/parts/azure_deployments.ipynb #f5be0785
 LAST_LINES = 8
+TOO_LONG = "it is deleted again: read its log above, or give settings.ini [azure] deploy_minutes more, and deploy again"
 STATES: dict[str, Literal["creating", "ready", "failed", "stopped"]] = {
     "succeeded": "ready",
     "failed": "failed",
@@ -96,8 +98,21 @@ class AzureDeployments:
             state = self.state(name)
             log = self.log(name, LAST_LINES) if state else []
             left = self._clear(name) if begun or state else ""
+            step = TOO_LONG if removed(error, left) else ""
+            more: dict[str, Any] = {"state": state or "not there", "log": log, "step": step}
+            more["left"] = "; ".join(one for one in (left, self._empty(name)) if one)
             what = f"deployment {name} ({model_name} version {version}) was not made"
-            raise service.trouble(what, error, state=state or "not there", log=log, left=left) from None
+            raise service.trouble(what, error, **more) from None
+
+    def _empty(self, failed: str) -> str:
+        """Return what is said of an endpoint that has no deployment but one that failed, '' of any other."""
+        try:
+            if [one for one in self.entities() if one.name != failed]:
+                return ""
+        except AzureEndpointError:
+            return ""
+        name = self.service.name
+        return f"endpoint {name}, without a deployment: the next deploy uses it, {self.service.delete_line()} deletes it"
 
     def _wanted(self, name: str, bundle: Path, model_name: str, version: int, folder: Path) -> Any:
         """Return a deployment as it is asked for, with its model and its environment in the workspace."""

@@ -39,7 +39,9 @@ STEPS: dict[str, str] = {
     "Expired": "the sign-in is over: az login, or start the workflow again, then give the same command again",
     "Authentication": "sign in: az login, or the workload identity of the workflow; brookside-mlops doctor --target azure says more",
     "Authorization": "this identity may not do that: it needs the role AzureML Data Scientist on the workspace",
-    "ResourceNotFound": "somebody has deleted it: brookside-mlops endpoint list --target azure shows what is there",
+    "ResourceNotFound": "somebody has deleted it: brookside-mlops deploy makes it again; endpoint list --target azure shows the rest",
+    "WorkspaceNotFound": "is settings.ini [azure] workspace right? brookside-mlops azure bootstrap --plan shows what is missing",
+    "NotSignedIn": "not signed in: az login, or AZURE_CLIENT_ID and so on in CI; brookside-mlops doctor --target azure says more",
     "NotEnded": "look at it in the portal; when it has ended, give the same command again",
     "NotSeen": "read the traffic again in a minute: brookside-mlops endpoint show --target azure",
     "NoAnswer": "see whether this machine reaches Azure: brookside-mlops doctor --target azure",
@@ -72,6 +74,12 @@ class Trouble:
     log: Sequence[str] = ()
     traffic: str = "the traffic is as it was"
     left: str = ""
+    step: str = ""
+
+    @property
+    def next(self) -> str:
+        """What to do now; where nothing else is said, what its code asks for."""
+        return self.step or next_step(self.code)
 
     def words(self) -> str:
         """Return the whole of it, a line for each thing."""
@@ -81,7 +89,7 @@ class Trouble:
         lines += [f"  log: {line}" for line in self.log]
         lines += [f"  {self.traffic}"] if self.traffic else []
         lines += [f"  left behind: {self.left}"] if self.left else []
-        return "\n".join([*lines, f"  next: {next_step(self.code)}"])
+        return "\n".join([*lines, f"  next: {self.next}"])
 
 
 class AzureEndpointError(EndpointError):
@@ -90,7 +98,7 @@ class AzureEndpointError(EndpointError):
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(trouble.words())
         self.trouble = trouble
-        self.about = {"code": trouble.code, "state": trouble.state, "next": next_step(trouble.code)}
+        self.about = {"code": trouble.code, "state": trouble.state, "next": trouble.next}
 
 
 # %% ../../nbs/parts/azure_errors.ipynb #24383202
@@ -105,6 +113,8 @@ STATUSES = {
 
 def code_and_message(error: BaseException) -> tuple[str, str]:
     """Return the code of an exception of the SDK, and what it says, on one line."""
+    from azure.core.exceptions import ClientAuthenticationError
+
     envelope = getattr(error, "error", None)
     code, message = getattr(envelope, "code", None), getattr(envelope, "message", None)
     status = getattr(error, "status_code", None)
@@ -114,6 +124,9 @@ def code_and_message(error: BaseException) -> tuple[str, str]:
     found = re.match(r"\((\w+)\)\s*(.*?)(?: Code: \1.*)?$", text)
     if found:
         return found[1], found[2]
+    if isinstance(error, ClientAuthenticationError):
+        said = re.search(r"AADSTS\d+: [^.]{1,200}", text)
+        return "NotSignedIn", said[0] if said else ""
     if status in STATUSES:
         return STATUSES[status], text
     return ("NoAnswer" if status is None else f"Status{status}"), text or type(error).__name__

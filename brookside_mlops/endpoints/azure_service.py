@@ -12,16 +12,17 @@ from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..azure_client import ml_client
+from ..azure_client import AzureError, ml_client
 from ..azure_settings import AzureSettings
 from .azure_errors import AzureEndpointError, Trouble, code_and_message
+from ..errors import BrooksideError
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import ManagedOnlineEndpoint
 
 # %% auto #0
-__all__ = ["READ_AGAIN", "Found", "provisioning", "NotEnded", "quiet", "AzureService"]
+__all__ = ["READ_AGAIN", "Found", "provisioning", "NotEnded", "removed", "quiet", "AzureService"]
 
 # %% ../../nbs/parts/azure_service.ipynb #7545b071
 READ_AGAIN = 2.0  # seconds between two looks at what changes
@@ -36,6 +37,11 @@ def provisioning(entity: Any) -> str:
 
 class NotEnded(Exception):
     """An operation of the service did not end in time."""
+
+
+def removed(error: Exception, left: str) -> bool:
+    """Say whether an operation that did not end in time is over all the same, since what it made is deleted."""
+    return isinstance(error, NotEnded) and not left
 
 
 @contextmanager
@@ -144,10 +150,27 @@ class AzureService:
         except ResourceNotFoundError as error:
             if code_and_message(error)[0] in ("ResourceGroupNotFound", "SubscriptionNotFound"):
                 raise self.trouble("cannot be read", error, traffic="") from None
+            if not self.grounded:
+                self.__dict__.pop("grounded", None)
+                raise self._groundless() from None
             return None
         except SdkError as error:
             raise self.trouble("cannot be read", error, traffic="") from None
         return found
+
+    @cached_property
+    def grounded(self) -> bool:
+        """Whether the workspace is there: Azure says the same of a missing endpoint and of a missing workspace."""
+        from brookside_mlops.endpoints.azure_ground import workspace_there
+
+        return workspace_there(self.found)
+
+    def _groundless(self) -> AzureEndpointError:
+        """Return what is said where the workspace is not there."""
+        said = f"resource group {self.found.resource_group} has no workspace {self.found.workspace}"
+        return AzureEndpointError(
+            Trouble(f"endpoint {self.name}: cannot be read", "WorkspaceNotFound", said, traffic="")
+        )
 
     def need(self, what: str) -> ManagedOnlineEndpoint:
         """Return the endpoint. Raises AzureEndpointError where somebody has deleted it."""
@@ -168,24 +191,43 @@ class AzureService:
         """Return the state of the endpoint for a message, whatever becomes of the question."""
         try:
             return self.state() or "not there"
-        except AzureEndpointError:
+        except BrooksideError:
             return "unknown"
 
     def make(self) -> None:
-        """Make the endpoint if it is not there. What could not be made is deleted again."""
+        """Make the endpoint if it is not there, and let its logs be sent. What could not be made is deleted again."""
+        from brookside_mlops.endpoints.azure_ground import need_logs, send_logs
+
+        self.found.need("log_workspace")
+        there = self.entity() is not None
+        if not there:
+            need_logs(self.found)
+            self._create()
+        try:
+            send_logs(self.found, self.name)
+        except AzureError as error:
+            if there:
+                raise
+            left = self._delete()
+            raise AzureError(
+                f"{error}\n  {f'left behind: {left}' if left else 'the endpoint is deleted again'}"
+            ) from None
+
+    def _create(self) -> None:
+        """Make the endpoint. What could not be made is deleted again."""
         from azure.ai.ml.entities import ManagedOnlineEndpoint
         from azure.core.exceptions import AzureError as SdkError
 
-        self.found.need("log_workspace")
-        if self.entity() is not None:
-            return
         wanted = ManagedOnlineEndpoint(name=self.name, auth_mode="key", tags={"made_by": "brookside-mlops"})
         try:
             self.done(lambda client: client.online_endpoints.begin_create_or_update(wanted), self.state)
         except (SdkError, NotEnded) as error:
             state = self.state()
             left = self._delete() if state else ""
-            raise self.trouble("it was not made", error, state=state, traffic="", left=left) from None
+            step = "it is deleted again: give the same command again later" if removed(error, left) else ""
+            raise self.trouble(
+                "it was not made", error, state=state, traffic="", left=left, step=step
+            ) from None
 
     def _delete(self) -> str:
         """Delete an endpoint that was half made; return what is left of it."""
@@ -194,8 +236,12 @@ class AzureService:
         try:
             self.done(lambda client: client.online_endpoints.begin_delete(self.name), self.state)
         except (SdkError, NotEnded):
-            return f"endpoint {self.name}: az ml online-endpoint delete --name {self.name} {self.place()}"
+            return f"endpoint {self.name}: {self.delete_line()}"
         return ""
+
+    def delete_line(self) -> str:
+        """The command that deletes the endpoint."""
+        return f"az ml online-endpoint delete --name {self.name} {self.place()}"
 
     def place(self) -> str:
         """The options of `az ml` that name the workspace."""

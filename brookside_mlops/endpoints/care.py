@@ -37,7 +37,7 @@ def prune(
         if name not in known or known[name].weight:
             store.forget(endpoint.name, name)
         elif at_once or until <= clock():
-            endpoint.start()
+            endpoint.wake()
             audit_log(state_folder).append(
                 "prune", endpoint.name, {"deployment": name, "version": known[name].version}
             )

@@ -110,6 +110,11 @@ class LocalEndpoint:
                 )
             self._wait(process)
 
+    def wake(self) -> None:
+        """See that the server of an endpoint that was made answers. Raises InputError where there is no such endpoint."""
+        self.show()
+        self.start()
+
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until a server that was started answers."""
         deadline = time.monotonic() + STARTING

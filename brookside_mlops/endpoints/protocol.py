@@ -153,7 +153,10 @@ class Endpoint(Protocol):
     name: str
 
     def start(self) -> None:
-        """Make the endpoint if it is not there, and see that it answers."""
+        """Make the endpoint if it is not there, and see that it answers. Only a deployment does that."""
+
+    def wake(self) -> None:
+        """See that an endpoint that was made answers. Raises InputError or EndpointError where it is not there any more."""
 
     def show(self) -> EndpointInfo:
         """Return its address, traffic and deployments."""

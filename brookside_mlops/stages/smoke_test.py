@@ -106,7 +106,7 @@ def subject_of(run: Run, url: str = "", key_file: str = "", golden: str = "") ->
         return Subject(target, target.name, folder, table=table)
     deployed = run.read(DeployResult, "deploy")
     endpoint = endpoint_for(run.settings, deployed.endpoint)
-    endpoint.start()
+    endpoint.wake()
     target, other = target_of(endpoint), superseded(endpoint, deployed.version)
     if other:
         return Subject(target, deployed.endpoint, other[1], checks=(other[0],))

@@ -53,6 +53,8 @@ def azure_store(azure: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Em
     """Yield that Azure with storage (Azurite) and endpoints that serve."""
     from tests.azure.endpoints import LOGS, of, stored
 
+    logs = f"{azure.group}/providers/Microsoft.OperationalInsights/workspaces/log-endpoints"
+    azure.put(logs, {"location": "eastus", "properties": {"customerId": LOGS}})
     monkeypatch.setenv("BROOKSIDE_AZURE_LOG_WORKSPACE", LOGS)
     with stored(azure):
         yield azure

@@ -35,6 +35,16 @@ def add_logs(emulator: Emulator) -> None:
         emulator.put(f"{emulator.workspace}/onlineEndpoints/{name}", body)
 
 
+def send(emulator: Emulator, endpoint: str) -> None:
+    """Put the diagnostic setting that sends the logs of an endpoint to that workspace."""
+    logs = f"{emulator.group}/providers/Microsoft.OperationalInsights/workspaces/{LOGS}"
+    sent = [{"categoryGroup": "allLogs", "enabled": True}]
+    emulator.put(
+        f"{emulator.workspace}/onlineEndpoints/{endpoint}/providers/Microsoft.Insights/diagnosticSettings/mine",
+        {"properties": {"workspaceId": logs, "logs": sent}},
+    )
+
+
 def bad(message: str) -> Refused:
     return Refused(400, "BadRequest", message)
 

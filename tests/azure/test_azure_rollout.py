@@ -12,11 +12,12 @@ import pytest
 from brookside_mlops.alert_effects import Means
 from brookside_mlops.alert_rules import DEFAULT_RULES
 from brookside_mlops.endpoints.azure import AzureEndpoint
+from brookside_mlops.endpoints.azure_errors import AzureEndpointError
 from brookside_mlops.endpoints.targets import endpoint_for
 from brookside_mlops.errors import GateFailed
 from brookside_mlops.monitor import Watched, look
 from brookside_mlops.registry import serving_version
-from brookside_mlops.rollout_run import deploy_run, plan_view
+from brookside_mlops.rollout_run import continue_rollout, deploy_run, plan_view
 from brookside_mlops.runs import Run
 from tests.azure.emulator import Emulator
 from tests.azure.endpoints import log_requests, of
@@ -44,9 +45,30 @@ def endpoint_of(project: Registered) -> AzureEndpoint:
 def test_plan_reads_and_changes_nothing(project: Registered, azure_store: Emulator) -> None:
     lines = plan_view(project.run(1)).lines()
     assert lines and azure_store.writes() == []
+    said = "\n".join(lines)
+    assert "pay as you go (low priority is not sold for online endpoints)" in said and "143.08" in said
+    assert "warning: a bake lasts" in said and "bake_scale = 1 would be right" in said
     deploy_run(project.run(1))
     before = len(azure_store.writes())
     assert plan_view(project.run(2)).lines() and len(azure_store.writes()) == before
+
+
+def test_endpoint_that_was_deleted_is_made_again_by_a_deployment_alone(
+    project: Registered, azure_store: Emulator
+) -> None:
+    from brookside_mlops.rollback_run import Return, roll_back
+
+    deploy_run(project.run(1))
+    azure_store.drop(azure_store.seen("PUT", "onlineEndpoints/[^/]+$")[0].path)
+    before = len(azure_store.writes())
+    for act in (
+        endpoint_of(project).wake,
+        lambda: roll_back(project.run(1), Return("asked for", "asked", "", False)),
+        lambda: continue_rollout(project.run(1)),
+    ):
+        with pytest.raises(AzureEndpointError, match=r"it is not there any more(.|\n)*deploy makes it again"):
+            act()
+    assert len(azure_store.writes()) == before
 
 
 def test_versions_take_over_and_go_back(project: Registered, azure_store: Emulator) -> None:

@@ -13,7 +13,27 @@ from brookside_mlops.azure_client import Arm, AzureError
 from brookside_mlops.cli import app
 from brookside_mlops.errors import InputError
 from tests.azure.emulator import SUBSCRIPTION as SUB
-from tests.azure.emulator import TENANT, Emulator, Fault
+from tests.azure.emulator import TENANT, Emulator, Fault, Reply, Request, route
+from tests.azure.monitor import CUSTOMER, LOGS, add_logs
+
+REGISTRY = (
+    "/subscriptions/[^/]+/resourceGroups/rg-new/providers/Microsoft.MachineLearningServices/registries/taken"
+)
+
+
+@route("PUT", r".*/providers/Microsoft.OperationalInsights/workspaces/[^/]+")
+def put_logs(emulator: Emulator, request: Request) -> Reply | None:
+    """A log workspace gets the number by which it is queried."""
+    body = request.json
+    body["properties"] = {**body["properties"], "customerId": "9f3c0de0-0000-4000-8000-000000000001"}
+    return emulator.write(request.path, request, body)
+
+
+@route("PUT", REGISTRY)
+def put_taken(emulator: Emulator, request: Request) -> Reply | None:
+    """A registry whose name is somebody else's: it is taken on, and then it fails."""
+    said = {"code": "RegistryNameTaken", "message": "Another registry has this name."}
+    return emulator.accepted(Reply(202), lambda: said, "")
 
 
 @pytest.fixture
@@ -63,7 +83,7 @@ def test_applied_once_there_is_nothing_left_to_do(azure: Emulator, here: Path) -
         "microsoft.machinelearningservices/registries",
     }
     lines = apply(here)
-    assert lines and lines[0].startswith("log_workspace = ")
+    assert lines == ["log_workspace = 9f3c0de0-0000-4000-8000-000000000001"]
     assert {what for what, _ in whats(here)} == {"same"}
     count = len(azure.writes())
     apply(here)
@@ -127,6 +147,31 @@ def test_apply_that_was_refused_goes_on_the_next_time(azure: Emulator, here: Pat
     assert done == {"resource group", "log workspace", "application insights", "storage account"}
     apply(here)
     assert {what for what, _ in whats(here)} == {"same"}
+
+
+def test_operation_that_failed_says_why(azure: Emulator, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROOKSIDE_AZURE_REGISTRY", "taken")
+    with pytest.raises(AzureError, match=r"registry taken was not made: RegistryNameTaken: Another registry"):
+        apply(here)
+
+
+def test_log_workspace_that_is_set_is_used(
+    azure: Emulator, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_logs(azure)
+    monkeypatch.setenv("BROOKSIDE_AZURE_LOG_WORKSPACE", CUSTOMER)
+    monkeypatch.setenv("BROOKSIDE_AZURE_LOCATION", "East US")
+    assert ("keep", "log workspace") in whats(here)
+    assert apply(here) == [] and not azure.seen("PUT", "OperationalInsights")
+    group = f"/subscriptions/{SUB}/resourceGroups/rg-new/providers"
+    insights = azure.find(f"{group}/Microsoft.Insights/components/ai-mlw-new")
+    assert insights and insights["properties"]["WorkspaceResourceId"].endswith(f"/workspaces/{LOGS}")
+    workspace = azure.find(f"{group}/Microsoft.MachineLearningServices/workspaces/mlw-new")
+    assert workspace and workspace["location"] == "eastus"
+    workspace["location"] = "East US"
+    for one in azure.below(f"{workspace['id']}/computes"):
+        one["properties"]["properties"]["scaleSettings"]["nodeIdleTimeBeforeScaleDown"] = "PT5M"
+    assert {what for what, _ in whats(here)} == {"same", "keep"}
 
 
 def test_command_wants_one_of_two_words(azure: Emulator, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from brookside_mlops.doctor_azure import azure_findings
 from brookside_mlops.findings import Finding
 from brookside_mlops.telemetry import CONNECTION
 from tests.azure.emulator import SECRET, Emulator, Fault
-from tests.azure.monitor import CUSTOMER, add_logs
+from tests.azure.monitor import CUSTOMER, add_logs, send
 
 
 @pytest.fixture
@@ -23,6 +23,9 @@ def here(azure: Emulator, azure_project: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(CONNECTION, "InstrumentationKey=hunter2")
     monkeypatch.setenv("NO_PROXY", "*")
     add_logs(azure)
+    azure.put(f"{azure.workspace}/computes/train-prod", {"properties": {"computeType": "AmlCompute"}})
+    for name in ("viability-prod", "cost-prod", "patterns-prod"):
+        send(azure, name)
     return azure_project
 
 
@@ -107,7 +110,18 @@ def test_registry_and_logs_that_are_not_there(
     monkeypatch.delenv(CONNECTION)
     found = look(here)
     assert found["registry/azure"].verdict == "fail"
-    assert (found["workspace/logs"].verdict, found["credentials/telemetry"].verdict) == ("warning", "warning")
+    assert (found["workspace/logs"].verdict, found["credentials/telemetry"].verdict) == ("fail", "warning")
+
+
+def test_endpoint_without_logs_and_cluster_that_is_gone(azure: Emulator, here: Path) -> None:
+    azure.drop(f"{azure.workspace}/computes/train-prod")
+    azure.drop(
+        f"{azure.workspace}/onlineEndpoints/cost-prod/providers/Microsoft.Insights/diagnosticSettings/mine"
+    )
+    azure.drop(f"{azure.workspace}/onlineEndpoints/patterns-prod")
+    found = faults(here)
+    assert list(found) == ["workspace/cluster", "workspace/logs of cost-prod"]
+    assert "next deploy" in found["workspace/logs of cost-prod"].mend
 
 
 def test_cloud_that_cannot_be_reached(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

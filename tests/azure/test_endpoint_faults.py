@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from brookside_mlops.azure_client import AzureError
 from brookside_mlops.azure_settings import azure_settings
 from brookside_mlops.endpoints.azure import AzureEndpoint
 from brookside_mlops.endpoints.azure_errors import AzureEndpointError
@@ -53,7 +54,7 @@ def create_green(endpoint: AzureEndpoint, tmp_path: Path) -> str:
     [
         ("failed", "ResourceNotReady", "Failed", "read the lines above"),
         ("quota", "OutOfQuota", "Failed", "ask for more in the portal"),
-        ("stuck", "NotEnded", "Creating", "look at it in the portal"),
+        ("stuck", "NotEnded", "Creating", "it is deleted again: read its log above"),
     ],
 )
 def test_deployment_that_is_not_made_is_explained_and_removed(
@@ -185,6 +186,57 @@ def test_without_a_log_workspace_nothing_is_begun(azure_store: Emulator, tmp_pat
     with pytest.raises(InputError, match="log_workspace: is not set"):
         endpoint_at(tmp_path, log_workspace="").start()
     assert azure_store.writes() == []
+
+
+def test_log_workspace_that_is_not_there_stops_it_before_anything_is_made(
+    azure_store: Emulator, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"log_workspace: .* no workspace of the id none: .*azure bootstrap"):
+        endpoint_at(tmp_path, log_workspace="none").start()
+    assert azure_store.writes() == []
+
+
+def test_logs_are_sent_from_the_first_deployment_on(azure_store: Emulator, tmp_path: Path) -> None:
+    one = endpoint_at(tmp_path)
+    azure_store.faults.append(
+        Fault(403, "AuthorizationFailed", "Not for you.", "PUT", "diagnosticSettings/brookside-mlops")
+    )
+    with pytest.raises(AzureError, match=r"diagnosticSettings/write.*\n  the endpoint is deleted again"):
+        one.start()
+    assert not one.exists
+    one.start()
+    one.start()
+    sent = azure_store.seen("PUT", "diagnosticSettings/brookside-mlops")
+    assert [request.status for request in sent] == [403, 201]
+    assert sent[-1].json["properties"]["workspaceId"].endswith("/workspaces/log-endpoints")
+
+    of(azure_store).fates["blue"] = "quota"
+    bundle = scratch_bundle(tmp_path / "blue", 0.5)
+    with pytest.raises(
+        AzureEndpointError, match=r"OutOfQuota(.|\n)*left behind: endpoint cost-dev, without a"
+    ):
+        one.create_deployment("blue", bundle, "brookside-cost", 1)
+
+
+def test_workspace_that_is_not_there_is_named(azure_store: Emulator, tmp_path: Path) -> None:
+    for name in ("nowhere", "bad name!"):
+        with pytest.raises(
+            AzureEndpointError, match=rf"has no workspace {name}(.|\n)*azure bootstrap --plan"
+        ):
+            endpoint_at(tmp_path, workspace=name).start()
+    assert azure_store.writes() == []
+
+
+def test_who_is_not_signed_in_is_told_so_in_short(
+    azure_store: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(tmp_path / "none"))
+    with pytest.raises(AzureEndpointError, match=r"NotSignedIn\n  next: not signed in: az login") as failed:
+        endpoint_at(tmp_path).show()
+    assert len(str(failed.value)) < 300
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "AzureMoon")
+    with pytest.raises(InputError, match="AZUREML_CURRENT_CLOUD: AzureMoon is none of AzureCloud"):
+        endpoint_at(tmp_path).show()
 
 
 def test_no_secret_stands_in_an_error(endpoint: AzureEndpoint, azure_store: Emulator, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from brookside_mlops.runs import Run
 from tests.azure import jobs
 from tests.azure.blobs import azurite
 from tests.azure.emulator import Emulator, Fault
+from tests.commands import call
 
 SMALL = {"rows": 2_500, "bootstrap": 100, "train.trees": 300}
 pytestmark = pytest.mark.azure
@@ -62,7 +63,7 @@ def test_job_that_somebody_removed_is_told(cloud: Emulator, project: Path) -> No
         wait(client, run, job, lambda line: None, Clock(minutes=0))
 
 
-def test_throttling_is_waited_out(cloud: Emulator, project: Path) -> None:
+def test_throttling_is_waited_out(cloud: Emulator, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     jobs.of(cloud).run = False
     run = Run.create(project, "dev", "viability", SMALL)
     client = ml_client(azure_settings(project))
@@ -72,3 +73,19 @@ def test_throttling_is_waited_out(cloud: Emulator, project: Path) -> None:
     job = send(client, run, azure_settings(project))
     assert [one.status for one in cloud.seen("PUT", "/jobs/")] == [429, 201]
     assert job.status == "Preparing" and not fetch(client, run, job)
+    assert capfd.readouterr() == ("", ""), "the SDK prints colour codes and warnings of its own"
+
+
+def test_plan_names_what_azure_has_not(
+    cloud: Emulator, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    for key, value in {"BROOKSIDE_TARGET": "", "BROOKSIDE_AZURE_LOG_WORKSPACE": "logs"}.items():
+        monkeypatch.setenv(key, value)
+    assert call("run", "--plan", "--target", "azure").exit_code == 0
+    cloud.drop(f"{cloud.workspace}/computes/train-dev")
+    shown = call("run", "--plan", "--target", "azure")
+    assert shown.exit_code == 2 and "has no cluster train-dev: brookside-mlops azure boot" in shown.stderr
+    monkeypatch.setenv("BROOKSIDE_AZURE_WORKSPACE", "nowhere")
+    shown = call("run", "--plan", "--target", "azure")
+    assert shown.exit_code == 2 and "workspace nowhere of resource group" in shown.stderr
