@@ -149,27 +149,42 @@ def ci_summary(
 @ci_app.command("keep")
 def ci_keep(
     archive: Annotated[Path, typer.Argument(help="The archive to write, state.tar.gz for one.")],
+    watched: Annotated[
+        bool, typer.Option("--watched", help="Only what the monitor knows, for its next look.")
+    ] = False,
 ) -> None:
     """Write runs and state into one archive for the next job, without keys and requests."""
     from brookside_mlops.ci_state import keep, said_of
 
-    typer.echo(said_of(archive, keep(Path.cwd(), archive)))
+    typer.echo(said_of(archive, keep(Path.cwd(), archive, watched)))
 
 
 @ci_app.command("take")
 def ci_take(
-    archive: Annotated[Path, typer.Argument(help="The archive that ci keep wrote.")],
+    archive: Annotated[
+        Path,
+        typer.Argument(help="The archive that ci keep wrote, or a folder: the newest state.tar.gz in it."),
+    ],
     if_there: Annotated[
         bool, typer.Option("--if-there", help="No archive is no error: begin with nothing.")
     ] = False,
+    of: Annotated[
+        str, typer.Option(help="Of a folder, only what this job left: in state-JOB, state-JOB-2.")
+    ] = "",
+    watched: Annotated[
+        bool, typer.Option("--watched", help="What the monitor knows, in place of what is there.")
+    ] = False,
 ) -> None:
     """Put runs and state from an archive into this project, which has none."""
-    from brookside_mlops.ci_state import said_of, take
+    from brookside_mlops.ci_state import newest, said_of, take
 
-    if if_there and not archive.exists():
+    found = newest(archive, of) if archive.is_dir() else archive
+    if if_there and (found is None or not found.exists()):
         typer.echo(f"{archive}: not there, so it begins with nothing")
         return
-    typer.echo(said_of(archive, take(Path.cwd(), archive)))
+    if found is None:
+        raise InputError(f"{archive}: no state.tar.gz in it{f' that {of} has left' if of else ''}")
+    typer.echo(said_of(found, take(Path.cwd(), found, watched)))
 
 
 # %% ../nbs/parts/cli_ci.ipynb #e96a9d7d
