@@ -1334,6 +1334,10 @@ d = {
                 "parts/ci_state.html#_places",
                 "brookside_mlops/ci_state.py",
             ),
+            "brookside_mlops.ci_state.is_watched": (
+                "parts/ci_state.html#is_watched",
+                "brookside_mlops/ci_state.py",
+            ),
             "brookside_mlops.ci_state.keep": ("parts/ci_state.html#keep", "brookside_mlops/ci_state.py"),
             "brookside_mlops.ci_state.kept_files": (
                 "parts/ci_state.html#kept_files",
@@ -1343,11 +1347,16 @@ d = {
                 "parts/ci_state.html#kept_folders",
                 "brookside_mlops/ci_state.py",
             ),
+            "brookside_mlops.ci_state.newest": ("parts/ci_state.html#newest", "brookside_mlops/ci_state.py"),
             "brookside_mlops.ci_state.said_of": (
                 "parts/ci_state.html#said_of",
                 "brookside_mlops/ci_state.py",
             ),
             "brookside_mlops.ci_state.take": ("parts/ci_state.html#take", "brookside_mlops/ci_state.py"),
+            "brookside_mlops.ci_state.written_at": (
+                "parts/ci_state.html#written_at",
+                "brookside_mlops/ci_state.py",
+            ),
         },
         "brookside_mlops.ci_summary": {
             "brookside_mlops.ci_summary._deployed": (
@@ -8023,8 +8032,8 @@ d = {
                 "parts/schedule_install.html#cron_block",
                 "brookside_mlops/schedule_install.py",
             ),
-            "brookside_mlops.schedule_install.github_crons": (
-                "parts/schedule_install.html#github_crons",
+            "brookside_mlops.schedule_install.github_cron": (
+                "parts/schedule_install.html#github_cron",
                 "brookside_mlops/schedule_install.py",
             ),
             "brookside_mlops.schedule_install.github_workflow": (

@@ -19,7 +19,7 @@ from brookside_mlops.cli_options import (
     chosen_run,
     stage_verb,
 )
-from .errors import GateFailed, InputError
+from .errors import GateFailed, InputError, MachineError
 
 if TYPE_CHECKING:
     from brookside_mlops.runs import Run
@@ -192,10 +192,14 @@ def ci_take(
 def ci_undo(
     run: Annotated[str, typer.Argument(help="Id of the run that was trained.")],
     environment: EnvironmentOption = "dev",
+    usecase: UseCaseOption = "viability",
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "a job of the pipeline failed",
     as_json: JsonOption = False,
 ) -> None:
-    """Take the deployment of a run in an environment back, where it is open or serves; else do nothing."""
+    """Take the deployment of a run in an environment back, where it is open or serves; else do nothing.
+
+    Exit 1 where its endpoint in Azure was left in the middle, and the state that says how it was is lost.
+    """
     from brookside_mlops.ci_undo import undo_of
     from brookside_mlops.settings import ENVIRONMENTS
 
@@ -205,7 +209,9 @@ def ci_undo(
         )
     if environment not in ENVIRONMENTS:  # it would seem to need no rollback
         raise InputError(f"environment {environment!r} is not one of {', '.join(ENVIRONMENTS)}")
-    undo, found = undo_of(Path.cwd(), run, environment)
+    undo, found = undo_of(Path.cwd(), run, environment, usecase)
+    if undo.act == "look":
+        raise MachineError(undo.why)
     typer.echo(f"{undo.act}: {undo.why}", err=as_json)
     if undo.act == "rollback" and found is not None:
         from brookside_mlops.rollback_run import need_release
