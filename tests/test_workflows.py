@@ -121,6 +121,27 @@ def test_environments_are_changed_one_at_a_time_and_a_deployment_is_never_ended_
     group = content["concurrency"]["group"]
     names: dict[str, Any] = {"github": {"run_id": "7", "event": {"pull_request": {"number": 3}}}}
     assert filled(group, names, {}).endswith("-3")
+    queues = {filled(group, {"github": {"run_id": one, "event": {}}}, {}) for one in ("7", "8")}
+    assert (
+        len(queues) == 1
+    ), "jobs of two deployments would wait in one group, where the newest ends the others"
+
+
+def test_state_is_kept_wherever_a_deployment_ends_and_after_it_was_taken_back() -> None:
+    jobs = load(DEPLOYMENT)["jobs"]
+    kept = {}
+    for name, job in jobs.items():
+        (save,) = [one for one in job["steps"] if "cache/save" in one.get("uses", "")] or [None]
+        if save:
+            kept[name] = (save["with"]["key"], save.get("if", ""))
+            before = job["steps"][: job["steps"].index(save)]
+            assert [one for one in before if one.get("id") == "secrets"], name
+    assert set(kept) == {"dev", "staging", "post", "rollback"}
+    assert len({key for key, _ in kept.values()}) == 4
+    for key, _ in kept.values():
+        assert key.startswith("brookside-state-${{ github.run_id }}-${{ github.run_attempt }}-")
+    assert kept["rollback"][1].startswith("always()") and not kept["dev"][1]
+    assert jobs["rollback"]["strategy"]["max-parallel"] == 1
 
 
 def test_no_long_lived_secret_is_named() -> None:
