@@ -19,6 +19,7 @@ from .files import write_text
 from .monitoring_config import MonitoringConfig
 from .schedules import Schedule, cron_fields, parse_schedule
 from .settings import state_folder
+from .telemetry import CONNECTION
 
 # %% auto #0
 __all__ = [
@@ -142,7 +143,7 @@ _LOGIN = "a457da9ea143d694b1b9c7c869ebb04ebe844ef5 # v2.3.0"
 _CACHE = "0057852bfaa89a56745cba8c7296529d2fc39830 # v4.3.0"
 
 
-# Where Azure is: variables of the environment of GitHub that go before [azure] of settings.ini where they are set.
+# Where Azure is, and where numbers are sent: variables of the environment of GitHub. The first go before [azure] of settings.ini.
 _KEYS = (
     "resource_group",
     "workspace",
@@ -152,7 +153,7 @@ _KEYS = (
     "app_insights",
     "log_workspace",
 )
-_AZURE = [PREFIX + key.upper() for key in _KEYS]
+_AZURE = [*(PREFIX + key.upper() for key in _KEYS), CONNECTION]
 
 
 def _pinned(project: Path) -> str:

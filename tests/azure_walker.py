@@ -146,13 +146,15 @@ class AzureWalker:
         """Run a job, or the hooks of a deployment: `deploy`, and `on: failure` on another machine."""
         once = job.get("strategy", {}).get("runOnce", {})
         steps = once["deploy"]["steps"] if once else job["steps"]
-        end = self._job(stage, name, steps, name if once else "")
+        end = self._job(stage, job, name, steps, name if once else "")
         if end.result == "Failed" and once.get("on", {}).get("failure"):
-            self._job(stage, f"{name}-failure", once["on"]["failure"]["steps"], name)
+            self._job(stage, job, f"{name}-failure", once["on"]["failure"]["steps"], name)
         return end.result
 
-    def _job(self, stage: Mapping[str, Any], name: str, steps: list[Any], prefix: str) -> JobEnd:
-        agent = Agent(self, name, self.place / name, self._given(stage))
+    def _job(
+        self, stage: Mapping[str, Any], job: Mapping[str, Any], name: str, steps: list[Any], prefix: str
+    ) -> JobEnd:
+        agent = Agent(self, name, self.place / name, self._given(stage, job))
         for step in steps:
             agent.step(step)
         stop_all(agent.sources / ".brookside")  # the agent is gone, and with it what it ran
@@ -160,15 +162,19 @@ class AzureWalker:
         self.outputs.setdefault(stage["stage"], {})[name] = told
         return JobEnd("Failed" if agent.failed else "Succeeded", told)
 
-    def _given(self, stage: Mapping[str, Any]) -> dict[str, str]:
-        """Return the variables of a stage; groups are not here, and `$[ ]` is what an earlier stage told."""
+    def _given(self, stage: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, str]:
+        """Return the variables of a job; groups are not here, and `$[ ]` is what an earlier stage told."""
         found = dict(self.variables)
-        for one in stage.get("variables", []):
+        for one in (*stage.get("variables", []), *job.get("variables", [])):
             if "name" in one:
+                value = text_of(one["value"])
                 asked = re.fullmatch(
-                    r"\$\[\s*stageDependencies\.(\w+)\.(\w+)\.outputs\['([^']+)'\]\s*\]", one["value"]
+                    r"\$\[\s*stageDependencies\.(\w+)\.(\w+)\.outputs\['([^']+)'\]\s*\]", value
                 )
-                assert asked, one
+                if not asked:
+                    assert "$[" not in value, one
+                    found[one["name"]] = value
+                    continue
                 found[one["name"]] = text_of(
                     self.outputs.get(asked.group(1), {}).get(asked.group(2), {}).get(asked.group(3))
                 )

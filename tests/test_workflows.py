@@ -157,12 +157,18 @@ def test_jobs_that_sign_in_are_told_where_azure_is_by_variables_of_the_repositor
     """Variables of an environment of GitHub are known to `env` of a job, not to that of a workflow."""
     from brookside_mlops.azure_client import GITHUB_ASKS
     from brookside_mlops.azure_settings import PREFIX, azure_settings
+    from brookside_mlops.telemetry import CONNECTION
 
     places = {
         f"{PREFIX}{key}": f"its-{key.lower()}"
         for key in ("RESOURCE_GROUP", "WORKSPACE", "LOCATION", "REGISTRY")
     }
-    given = places | {"AZURE_CLIENT_ID": "c", "AZURE_TENANT_ID": "t", "AZURE_SUBSCRIPTION_ID": "s"}
+    given = places | {
+        CONNECTION: "InstrumentationKey=k",
+        "AZURE_CLIENT_ID": "c",
+        "AZURE_TENANT_ID": "t",
+        "AZURE_SUBSCRIPTION_ID": "s",
+    }
     for name, job in load(path)["jobs"].items():
         if not any("azure/login" in step.get("uses", "") for step in job["steps"]):
             continue
@@ -174,6 +180,21 @@ def test_jobs_that_sign_in_are_told_where_azure_is_by_variables_of_the_repositor
                 ("s", "its-workspace") if variables else ("", "")
             ), name
             assert all(env[key] for key in GITHUB_ASKS[2:]) is bool(variables), name
+            assert env[CONNECTION] == variables.get(CONNECTION, ""), name
+
+
+def test_what_is_waited_for_in_azure_ends_before_the_job_that_waits() -> None:
+    """Else the job is ended, and nobody is told at what."""
+    from brookside_mlops.azure_settings import azure_settings
+
+    for name, job in load(DEPLOYMENT)["jobs"].items():
+        if "env" not in job:
+            continue
+        minutes = {key: value for key, value in job["env"].items() if key.endswith("_MINUTES")}
+        found = azure_settings(ROOT, minutes)
+        longest = {"train": found.train_minutes, "validate": found.train_minutes, "post": found.wait_minutes}
+        waited = longest.get(name, found.deploy_minutes + found.wait_minutes)
+        assert waited + 5 <= job["timeout-minutes"], name
 
 
 def test_workflow_of_the_schedules_is_the_one_that_the_verb_writes() -> None:
