@@ -154,9 +154,11 @@ def ci_keep(
     ] = False,
 ) -> None:
     """Write runs and state into one archive for the next job, without keys and requests."""
+    from brookside_mlops.ci_host import tell_state
     from brookside_mlops.ci_state import keep, said_of
 
     typer.echo(said_of(archive, keep(Path.cwd(), archive, watched)))
+    typer.echo("" if watched else tell_state(), nl=False)
 
 
 @ci_app.command("take")

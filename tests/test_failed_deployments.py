@@ -172,7 +172,7 @@ def test_failed_deployment_to_prod_is_taken_back_and_becomes_work(left: Left, tm
                 "staging": {"deploy_staging": {"deploy_staging.run.run": left.promoted}},
             },
         )
-        artifact(left.staging, walker, "state-staging")
+        artifact(left.staging, walker, "state-staging-1-1")
         try:
             walker.walk()
             assert (walker.ended["prod"], walker.ended["post"]) == ("Failed", "Skipped"), settled(walker)
@@ -180,6 +180,7 @@ def test_failed_deployment_to_prod_is_taken_back_and_becomes_work(left: Left, tm
             assert undo.status == 0 and "rollback: run" in undo.output, undo.output
             assert version_in(tmp_path / "deploy_prod" / "s", "prod") == (2, 100)
             assert version_in(tmp_path / "deploy_prod-failure" / "s", "prod") == (1, 100)
+            assert (walker.artifacts / "state-undo_prod-1-1" / "state.tar.gz").is_file()
             (item,) = service.items.values()
             assert item["System.Title"] == "Deployment of viability-prod to prod failed"
         finally:
