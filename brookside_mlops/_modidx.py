@@ -1274,6 +1274,10 @@ d = {
                 "parts/ci_host.html#tell_outputs",
                 "brookside_mlops/ci_host.py",
             ),
+            "brookside_mlops.ci_host.tell_state": (
+                "parts/ci_host.html#tell_state",
+                "brookside_mlops/ci_host.py",
+            ),
             "brookside_mlops.ci_host.tell_summary": (
                 "parts/ci_host.html#tell_summary",
                 "brookside_mlops/ci_host.py",
@@ -1392,6 +1396,14 @@ d = {
                 "brookside_mlops/ci_undo.py",
             ),
             "brookside_mlops.ci_undo.run_in": ("parts/ci_undo.html#run_in", "brookside_mlops/ci_undo.py"),
+            "brookside_mlops.ci_undo.strange_in_azure": (
+                "parts/ci_undo.html#strange_in_azure",
+                "brookside_mlops/ci_undo.py",
+            ),
+            "brookside_mlops.ci_undo.strange_traffic": (
+                "parts/ci_undo.html#strange_traffic",
+                "brookside_mlops/ci_undo.py",
+            ),
             "brookside_mlops.ci_undo.undo_of": ("parts/ci_undo.html#undo_of", "brookside_mlops/ci_undo.py"),
         },
         "brookside_mlops.cli": {
