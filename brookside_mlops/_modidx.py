@@ -1306,6 +1306,10 @@ d = {
                 "parts/ci_host.html#tell_outputs",
                 "brookside_mlops/ci_host.py",
             ),
+            "brookside_mlops.ci_host.tell_state": (
+                "parts/ci_host.html#tell_state",
+                "brookside_mlops/ci_host.py",
+            ),
             "brookside_mlops.ci_host.tell_summary": (
                 "parts/ci_host.html#tell_summary",
                 "brookside_mlops/ci_host.py",
@@ -1366,6 +1370,10 @@ d = {
                 "parts/ci_state.html#_places",
                 "brookside_mlops/ci_state.py",
             ),
+            "brookside_mlops.ci_state.is_watched": (
+                "parts/ci_state.html#is_watched",
+                "brookside_mlops/ci_state.py",
+            ),
             "brookside_mlops.ci_state.keep": ("parts/ci_state.html#keep", "brookside_mlops/ci_state.py"),
             "brookside_mlops.ci_state.kept_files": (
                 "parts/ci_state.html#kept_files",
@@ -1375,11 +1383,16 @@ d = {
                 "parts/ci_state.html#kept_folders",
                 "brookside_mlops/ci_state.py",
             ),
+            "brookside_mlops.ci_state.newest": ("parts/ci_state.html#newest", "brookside_mlops/ci_state.py"),
             "brookside_mlops.ci_state.said_of": (
                 "parts/ci_state.html#said_of",
                 "brookside_mlops/ci_state.py",
             ),
             "brookside_mlops.ci_state.take": ("parts/ci_state.html#take", "brookside_mlops/ci_state.py"),
+            "brookside_mlops.ci_state.written_at": (
+                "parts/ci_state.html#written_at",
+                "brookside_mlops/ci_state.py",
+            ),
         },
         "brookside_mlops.ci_summary": {
             "brookside_mlops.ci_summary._deployed": (
@@ -1415,6 +1428,14 @@ d = {
                 "brookside_mlops/ci_undo.py",
             ),
             "brookside_mlops.ci_undo.run_in": ("parts/ci_undo.html#run_in", "brookside_mlops/ci_undo.py"),
+            "brookside_mlops.ci_undo.strange_in_azure": (
+                "parts/ci_undo.html#strange_in_azure",
+                "brookside_mlops/ci_undo.py",
+            ),
+            "brookside_mlops.ci_undo.strange_traffic": (
+                "parts/ci_undo.html#strange_traffic",
+                "brookside_mlops/ci_undo.py",
+            ),
             "brookside_mlops.ci_undo.undo_of": ("parts/ci_undo.html#undo_of", "brookside_mlops/ci_undo.py"),
         },
         "brookside_mlops.cli": {
@@ -8204,8 +8225,8 @@ d = {
                 "parts/schedule_install.html#cron_block",
                 "brookside_mlops/schedule_install.py",
             ),
-            "brookside_mlops.schedule_install.github_crons": (
-                "parts/schedule_install.html#github_crons",
+            "brookside_mlops.schedule_install.github_cron": (
+                "parts/schedule_install.html#github_cron",
                 "brookside_mlops/schedule_install.py",
             ),
             "brookside_mlops.schedule_install.github_workflow": (

@@ -17,7 +17,7 @@ from .files import write_text
 Host = Literal["github", "azure-devops", "shell"]
 
 # %% auto #0
-__all__ = ["Host", "host_of", "output_lines", "tell_outputs", "tell_summary"]
+__all__ = ["Host", "STATE_TAG", "host_of", "output_lines", "tell_outputs", "tell_state", "tell_summary"]
 
 
 # %% ../nbs/parts/ci_host.ipynb #f6a0ab91
@@ -55,6 +55,15 @@ def tell_outputs(values: Mapping[str, str], environ: Mapping[str, str] = os.envi
     if host == "github" and environ.get("GITHUB_OUTPUT"):
         _append(environ["GITHUB_OUTPUT"], text)
     return text
+
+
+# %% ../nbs/parts/ci_host.ipynb #105ab3e3
+STATE_TAG = "brookside-state"
+
+
+def tell_state(environ: Mapping[str, str] = os.environ) -> str:
+    """Return what is to be printed so that a later run finds the state of this one, '' where the host needs nothing."""
+    return f"##vso[build.addbuildtag]{STATE_TAG}\n" if host_of(environ) == "azure-devops" else ""
 
 
 # %% ../nbs/parts/ci_host.ipynb #3f042ee9

@@ -18,11 +18,24 @@ from .files import replacing, sha256
 from .settings import ENVIRONMENTS, runs_folder, state_folder
 
 # %% auto #0
-__all__ = ["LEFT_BEHIND", "BESIDE", "kept_folders", "kept_files", "keep", "take", "said_of"]
+__all__ = [
+    "LEFT_BEHIND",
+    "BESIDE",
+    "WATCHED",
+    "kept_folders",
+    "kept_files",
+    "is_watched",
+    "keep",
+    "written_at",
+    "newest",
+    "take",
+    "said_of",
+]
 
 # %% ../nbs/parts/ci_state.ipynb #43fa2c23
 LEFT_BEHIND = frozenset({"keys", "server.log", "requests.db", "samples", ".lock", "rebuilt"})
 BESIDE = ("-wal", "-shm", "-journal")
+WATCHED = frozenset({"due.db", "monitor.db", "costs", "retraining"})
 
 
 def kept_folders(project: Path) -> list[Path]:
@@ -48,8 +61,21 @@ def kept_files(project: Path, folder: Path) -> Iterator[Path]:
             yield name
 
 
-def keep(project: Path, archive: Path) -> int:
-    """Write runs and state into an archive, whole or not at all; return how many files it has."""
+def is_watched(project: Path, name: Path) -> bool:
+    """Say whether a file, named relative to the project, is of what the monitor knows."""
+    for folder in {state_folder(project, one).resolve() for one in ENVIRONMENTS}:
+        path = project.resolve() / name
+        if path.is_relative_to(folder):
+            first = path.relative_to(folder).parts[0]
+            return first in WATCHED and path.suffix in (".db", ".json")
+    return False
+
+
+def keep(project: Path, archive: Path, watched: bool = False) -> int:
+    """Write runs and state into an archive, whole or not at all; return how many files it has.
+
+    `watched` keeps of that only what the monitor knows.
+    """
     if archive.is_dir():
         raise InputError(f"{archive}: is a folder; the name of a file would be right, state.tar.gz for one")
     count = 0
@@ -60,6 +86,8 @@ def keep(project: Path, archive: Path) -> int:
         tempfile.TemporaryDirectory() as scratch,
     ):
         for name in (name for folder in folders for name in kept_files(project, folder)):
+            if watched and not is_watched(project, name):
+                continue
             source = project / name
             if source.suffix == ".db":
                 copy = Path(scratch) / "copy.db"
@@ -85,8 +113,31 @@ def _copy_database(source: Path, copy: Path) -> None:
 
 
 # %% ../nbs/parts/ci_state.ipynb #b81daf05
-def take(project: Path, archive: Path) -> int:
-    """Put runs and state from an archive into a project; return how many files. Raises InputError where that would mix or mislead."""
+def written_at(archive: Path) -> int:
+    """Return when an archive was written, in seconds since 1970: gzip says so in its first bytes. -1 for a file that is no archive."""
+    with archive.open("rb") as file:
+        head = file.read(8)
+    return int.from_bytes(head[4:], "little") if len(head) == 8 and head[:2] == b"\x1f\x8b" else -1
+
+
+def newest(folder: Path, of: str = "") -> Path | None:
+    """Return the archive of a folder that was written last, None where there is none. `of` names the job that left it.
+
+    What a job leaves is in a folder of its own, state-JOB, or state-JOB-ATTEMPT where a job may be tried again.
+    """
+    found = [
+        path
+        for path in sorted(folder.rglob("state.tar.gz"))
+        if not of or path.parent.name == f"state-{of}" or path.parent.name.startswith(f"state-{of}-")
+    ]
+    return max(found, key=written_at, default=None)
+
+
+def take(project: Path, archive: Path, watched: bool = False) -> int:
+    """Put runs and state from an archive into a project; return how many files. Raises InputError where that would mix or mislead.
+
+    `watched` takes an archive of what the monitor knows, in place of what is there.
+    """
     if not archive.is_file():
         raise InputError(f"{archive}: no such file; brookside-mlops ci keep writes one")
     inside = [one.relative_to(project.resolve()) for one in _places(project)]
@@ -99,7 +150,9 @@ def take(project: Path, archive: Path) -> int:
                     raise InputError(
                         f"{archive}: {one.name} is no file of runs or state: ci keep did not write that"
                     )
-                if (project / path).exists():
+                if watched and not is_watched(project, path):
+                    raise InputError(f"{archive}: {one.name} is not of what the monitor knows")
+                if not watched and (project / path).exists():
                     raise InputError(
                         f"{project / path} is there already: take an archive into a project without runs and state"
                     )

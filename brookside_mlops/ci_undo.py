@@ -5,15 +5,17 @@
 # %% ../nbs/parts/ci_undo.ipynb #188d705e
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from brookside_mlops.runs import Run
+    from brookside_mlops.serving import Version
 
 # %% auto #0
-__all__ = ["Undo", "decide", "run_in", "rollout_open", "undo_of"]
+__all__ = ["Undo", "decide", "run_in", "rollout_open", "strange_traffic", "strange_in_azure", "undo_of"]
 
 
 # %% ../nbs/parts/ci_undo.ipynb #48990e2e
@@ -21,18 +23,23 @@ __all__ = ["Undo", "decide", "run_in", "rollout_open", "undo_of"]
 class Undo:
     """Whether to roll back, and why or why not, in words."""
 
-    act: Literal["rollback", "nothing"]
+    act: Literal["rollback", "nothing", "look"]
     why: str
 
 
-def decide(run: str, environment: str, rollout_open: bool, serves: bool) -> Undo:
-    """Return what takes a run's deployment back. `run` is '' where none came to the environment."""
-    if not run:
-        return Undo("nothing", f"no run came to {environment}")
+def decide(run: str, environment: str, rollout_open: bool, serves: bool, strange: str = "") -> Undo:
+    """Return what takes a run's deployment back. `run` is '' where none came to the environment.
+
+    `strange` is what an endpoint has that the state does not explain, in words.
+    """
     if rollout_open:
         return Undo("rollback", f"the rollout of run {run} is still open")
-    if serves:
+    if run and serves:
         return Undo("rollback", f"run {run} has all the traffic in {environment}")
+    if strange:
+        return Undo("look", f"the state of {environment} was not kept, and {strange}")
+    if not run:
+        return Undo("nothing", f"no run came to {environment}")
     return Undo("nothing", f"run {run} does not serve in {environment}")
 
 
@@ -58,11 +65,59 @@ def rollout_open(run: Run) -> bool:
     return Path(Record.model_validate_json(row.document).run_folder).name == run.id
 
 
-def undo_of(project: Path, run_id: str, environment: str) -> tuple[Undo, Run | None]:
+def strange_traffic(
+    weights: Mapping[str, tuple[int, Version]], run: str, own: Version | None, came: bool
+) -> str:
+    """Return what the traffic of an endpoint has that the state of an environment does not explain, '' for nothing.
+
+    `weights` has the share and the version of each deployment, `own` the version that the run has registered, None where that is not
+    known; `came` says whether a run is known to have come to the environment.
+    """
+    if not weights:
+        return ""
+    said = ", ".join(
+        f"{name} (version {version.number}) {share} %" for name, (share, version) in weights.items()
+    )
+    live = [version for share, version in weights.values() if share]
+    if len(live) != 1:
+        return f"its traffic is divided: {said}" if live else f"nothing has its traffic: {said}"
+    if came:
+        return ""
+    if own is None:
+        return f"whether its traffic was changed by run {run} is not known: {said}"
+    return f"the version of run {run} has its traffic: {said}" if live == [own] else ""
+
+
+def strange_in_azure(project: Path, run_id: str, environment: str, usecase: str) -> str:
+    """Return what an endpoint in Azure has that the state here does not explain, with what to do, '' for nothing."""
+    from brookside_mlops.endpoints.targets import endpoint_for, place_of
+    from brookside_mlops.runs import list_runs
+    from brookside_mlops.serving import Version, version_in
+    from brookside_mlops.settings import read_settings
+
+    settings, _ = read_settings(project, environment, usecase)
+    name = settings.endpoint_name(usecase)
+    if place_of(settings) != "azure" or not (endpoint := endpoint_for(settings, name)).exists:
+        return ""
+    known = endpoint.deployments().items()
+    weights = {key: (one.weight, Version(one.version, one.sha256)) for key, one in known}
+    own = next((version_in(one) for one in list_runs(project) if one.id == run_id), None)
+    found = strange_traffic(weights, run_id, own, run_in(project, run_id, environment) is not None)
+    look = f"brookside-mlops endpoint show {name} --target azure"
+    give = f"brookside-mlops endpoint traffic {name} --set DEPLOYMENT=100 --target azure"
+    return f"{found}. Look: {look}; all of it to one: {give}" if found else ""
+
+
+def undo_of(
+    project: Path, run_id: str, environment: str, usecase: str = "viability"
+) -> tuple[Undo, Run | None]:
     """Return what takes the deployment of a run back, and the run in that environment."""
     from brookside_mlops.serving import serves
 
     run = run_in(project, run_id, environment)
-    if run is None:
-        return decide("", environment, False, False), None
-    return decide(run.id, environment, rollout_open(run), serves(run)), run
+    case = run.record.usecase if run else usecase
+    taken = decide(run.id, environment, rollout_open(run), serves(run)) if run else None
+    if taken is not None and taken.act == "rollback":
+        return taken, run
+    strange = strange_in_azure(project, run_id, environment, case)
+    return decide(run.id if run else "", environment, False, False, strange), run

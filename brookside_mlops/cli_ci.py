@@ -19,7 +19,7 @@ from brookside_mlops.cli_options import (
     chosen_run,
     stage_verb,
 )
-from .errors import GateFailed, InputError
+from .errors import GateFailed, InputError, MachineError
 
 if TYPE_CHECKING:
     from brookside_mlops.runs import Run
@@ -149,27 +149,44 @@ def ci_summary(
 @ci_app.command("keep")
 def ci_keep(
     archive: Annotated[Path, typer.Argument(help="The archive to write, state.tar.gz for one.")],
+    watched: Annotated[
+        bool, typer.Option("--watched", help="Only what the monitor knows, for its next look.")
+    ] = False,
 ) -> None:
     """Write runs and state into one archive for the next job, without keys and requests."""
+    from brookside_mlops.ci_host import tell_state
     from brookside_mlops.ci_state import keep, said_of
 
-    typer.echo(said_of(archive, keep(Path.cwd(), archive)))
+    typer.echo(said_of(archive, keep(Path.cwd(), archive, watched)))
+    typer.echo("" if watched else tell_state(), nl=False)
 
 
 @ci_app.command("take")
 def ci_take(
-    archive: Annotated[Path, typer.Argument(help="The archive that ci keep wrote.")],
+    archive: Annotated[
+        Path,
+        typer.Argument(help="The archive that ci keep wrote, or a folder: the newest state.tar.gz in it."),
+    ],
     if_there: Annotated[
         bool, typer.Option("--if-there", help="No archive is no error: begin with nothing.")
     ] = False,
+    of: Annotated[
+        str, typer.Option(help="Of a folder, only what this job left: in state-JOB, state-JOB-2.")
+    ] = "",
+    watched: Annotated[
+        bool, typer.Option("--watched", help="What the monitor knows, in place of what is there.")
+    ] = False,
 ) -> None:
     """Put runs and state from an archive into this project, which has none."""
-    from brookside_mlops.ci_state import said_of, take
+    from brookside_mlops.ci_state import newest, said_of, take
 
-    if if_there and not archive.exists():
+    found = newest(archive, of) if archive.is_dir() else archive
+    if if_there and (found is None or not found.exists()):
         typer.echo(f"{archive}: not there, so it begins with nothing")
         return
-    typer.echo(said_of(archive, take(Path.cwd(), archive)))
+    if found is None:
+        raise InputError(f"{archive}: no state.tar.gz in it{f' that {of} has left' if of else ''}")
+    typer.echo(said_of(found, take(Path.cwd(), found, watched)))
 
 
 # %% ../nbs/parts/cli_ci.ipynb #e96a9d7d
@@ -177,10 +194,14 @@ def ci_take(
 def ci_undo(
     run: Annotated[str, typer.Argument(help="Id of the run that was trained.")],
     environment: EnvironmentOption = "dev",
+    usecase: UseCaseOption = "viability",
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "a job of the pipeline failed",
     as_json: JsonOption = False,
 ) -> None:
-    """Take the deployment of a run in an environment back, where it is open or serves; else do nothing."""
+    """Take the deployment of a run in an environment back, where it is open or serves; else do nothing.
+
+    Exit 1 where its endpoint in Azure was left in the middle, and the state that says how it was is lost.
+    """
     from brookside_mlops.ci_undo import undo_of
     from brookside_mlops.settings import ENVIRONMENTS
 
@@ -190,7 +211,9 @@ def ci_undo(
         )
     if environment not in ENVIRONMENTS:  # it would seem to need no rollback
         raise InputError(f"environment {environment!r} is not one of {', '.join(ENVIRONMENTS)}")
-    undo, found = undo_of(Path.cwd(), run, environment)
+    undo, found = undo_of(Path.cwd(), run, environment, usecase)
+    if undo.act == "look":
+        raise MachineError(undo.why)
     typer.echo(f"{undo.act}: {undo.why}", err=as_json)
     if undo.act == "rollback" and found is not None:
         from brookside_mlops.rollback_run import need_release

@@ -19,6 +19,7 @@ from .files import write_text
 from .monitoring_config import MonitoringConfig
 from .schedules import Schedule, cron_fields, parse_schedule
 from .settings import state_folder
+from .telemetry import CONNECTION
 
 # %% auto #0
 __all__ = [
@@ -30,13 +31,13 @@ __all__ = [
     "with_block",
     "read_crontab",
     "install_cron",
-    "github_crons",
+    "github_cron",
     "github_workflow",
     "install_github",
 ]
 
 # %% ../nbs/parts/schedule_install.ipynb #9c12ab52
-MIN_GITHUB = 5  # minutes: GitHub Actions starts nothing more often
+MIN_GITHUB = 15  # minutes: each call installs the project in a machine per environment, which is paid for
 
 
 def call_minutes(config: MonitoringConfig, environment: str) -> int:
@@ -124,16 +125,10 @@ def install_cron(project: Path, block: Sequence[str]) -> bool:
 WORKFLOW = ".github/workflows/brookside-schedule.yml"
 
 
-def github_crons(config: MonitoringConfig, environments: Sequence[str]) -> list[str]:
-    """Return the cron fields at which something is due in one of the environments, each once."""
-    found = [
-        parse_schedule(text) for name in environments for text in config.profile(name).schedules.values()
-    ]
-    slowed = [
-        Schedule("minutes", minutes=MIN_GITHUB) if one.kind == "minutes" and one.minutes < MIN_GITHUB else one
-        for one in found
-    ]
-    return list(dict.fromkeys(cron_fields(one) for one in slowed))
+def github_cron(config: MonitoringConfig, environments: Sequence[str]) -> str:
+    """Return the cron fields of the calls for some environments: as often as the most frequent job, but not more often than pays."""
+    every = max(MIN_GITHUB, min(call_minutes(config, name) for name in environments))
+    return cron_fields(Schedule("minutes", minutes=every))
 
 
 def _secrets(config: MonitoringConfig) -> list[str]:
@@ -145,9 +140,10 @@ def _secrets(config: MonitoringConfig) -> list[str]:
 _CHECKOUT = "08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0"
 _PYTHON = "e797f83bcb11b83ae66e0230d6156d7c80228e7c # v6.0.0"
 _LOGIN = "a457da9ea143d694b1b9c7c869ebb04ebe844ef5 # v2.3.0"
+_CACHE = "0057852bfaa89a56745cba8c7296529d2fc39830 # v4.3.0"
 
 
-# Where Azure is: variables of the environment of GitHub that go before [azure] of settings.ini where they are set.
+# Where Azure is, and where numbers are sent: variables of the environment of GitHub. The first go before [azure] of settings.ini.
 _KEYS = (
     "resource_group",
     "workspace",
@@ -157,7 +153,7 @@ _KEYS = (
     "app_insights",
     "log_workspace",
 )
-_AZURE = [PREFIX + key.upper() for key in _KEYS]
+_AZURE = [*(PREFIX + key.upper() for key in _KEYS), CONNECTION]
 
 
 def _pinned(project: Path) -> str:
@@ -177,7 +173,6 @@ def _requirement(project: Path) -> str:
 
 def github_workflow(project: Path, config: MonitoringConfig, environments: Sequence[str]) -> str:
     """Return the workflow that calls what is due in some environments."""
-    crons = "\n".join(f'    - cron: "{fields}"' for fields in github_crons(config, environments))
     azure = "\n".join(f"      {name}: ${{{{ vars.{name} }}}}" for name in _AZURE)
     secrets = "\n".join(f"          {name}: ${{{{ secrets.{name} }}}}" for name in _secrets(config))
     return f"""\
@@ -186,10 +181,8 @@ name: brookside-schedule
 on:
   workflow_dispatch:
   schedule:  # UTC
-{crons}
+    - cron: "{github_cron(config, environments)}"
 permissions: {{}}
-concurrency:
-  group: brookside-schedule  # one look at a time; the next one finds what is due by then
 jobs:
   due:
     name: What is due in ${{{{ matrix.environment }}}}
@@ -203,6 +196,8 @@ jobs:
     runs-on: ${{{{ vars.BROOKSIDE_RUNNER || 'ubuntu-latest' }}}}
     environment: ${{{{ matrix.environment }}}}-watch  # may read, has no reviewers, and holds the addresses of alerts
     timeout-minutes: 60
+    concurrency:
+      group: brookside-watch-${{{{ matrix.environment }}}}  # one look at a time; the next one finds what is due by then
     env:
       ENVIRONMENT: ${{{{ matrix.environment }}}}
       BROOKSIDE_TARGET: ${{{{ vars.AZURE_CLIENT_ID && 'azure' || 'local' }}}}
@@ -226,9 +221,33 @@ jobs:
           client-id: ${{{{ vars.AZURE_CLIENT_ID }}}}
           tenant-id: ${{{{ vars.AZURE_TENANT_ID }}}}
           subscription-id: ${{{{ vars.AZURE_SUBSCRIPTION_ID }}}}
+      - name: The state that the last deployment left
+        uses: actions/cache/restore@{_CACHE}
+        with:
+          path: state.tar.gz
+          key: brookside-state-${{{{ github.run_id }}}}
+          restore-keys: brookside-state-
+      - name: What the monitor knew after its last look
+        uses: actions/cache/restore@{_CACHE}
+        with:
+          path: watch.tar.gz
+          key: brookside-watch-${{{{ matrix.environment }}}}-${{{{ github.run_id }}}}
+          restore-keys: brookside-watch-${{{{ matrix.environment }}}}-
+      - run: brookside-mlops ci take state.tar.gz --if-there
+      - id: known
+        run: brookside-mlops ci take watch.tar.gz --if-there --watched
       - run: brookside-mlops monitor --due --environment "$ENVIRONMENT"
         env:
 {secrets}
+      - name: What the monitor knows now
+        id: keep
+        if: always() && steps.known.outcome == 'success'
+        run: brookside-mlops ci keep watch.tar.gz --watched
+      - if: always() && steps.keep.outcome == 'success'
+        uses: actions/cache/save@{_CACHE}
+        with:
+          path: watch.tar.gz
+          key: brookside-watch-${{{{ matrix.environment }}}}-${{{{ github.run_id }}}}-${{{{ github.run_attempt }}}}
 """
 
 

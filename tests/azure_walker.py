@@ -28,6 +28,7 @@ COMPARE: dict[str, Callable[..., Any]] = {
     "and": lambda *all_of: all(all_of),
     "or": lambda *any_of: any(any_of),
     "not": lambda one: not one,
+    "in": lambda one, *all_of: text_of(one).lower() in [text_of(other).lower() for other in all_of],
 }
 
 
@@ -102,6 +103,7 @@ class AzureWalker:
     outputs: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
+    tags: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.content = pipeline(self.path, self.given)
@@ -122,10 +124,13 @@ class AzureWalker:
                 continue
             self._stage(stage)
 
-    def _holds(self, text: str, variables: Mapping[str, str], fine: bool) -> bool:
+    def _holds(
+        self, text: str, variables: Mapping[str, str], fine: bool, ends: Mapping[str, str] | None = None
+    ) -> bool:
         status = {"succeeded": lambda: fine, "failed": lambda: not fine, "always": lambda: True}
         words = re.sub(r"variables\['([^']+)'\]", lambda one: repr(variables.get(one.group(1), "")), text)
-        return bool(Expression(words, {}, COMPARE | status).value())
+        names = {"dependencies": {name: {"result": end} for name, end in (ends or {}).items()}}
+        return bool(Expression(words, names, COMPARE | status).value())
 
     def _stage(self, stage: Mapping[str, Any]) -> None:
         ends: dict[str, str] = {}
@@ -135,8 +140,9 @@ class AzureWalker:
                 ends[name] = "Succeeded"
                 continue
             needs = job.get("dependsOn", [])
+            needs = [needs] if isinstance(needs, str) else needs
             fine = all(ends[one] == "Succeeded" for one in needs)
-            if not self._holds(job.get("condition", "succeeded()"), self.variables, fine):
+            if not self._holds(job.get("condition", "succeeded()"), self.variables, fine, ends):
                 ends[name] = "Skipped"
                 continue
             ends[name] = self._whole_job(stage, job, name)
@@ -146,13 +152,15 @@ class AzureWalker:
         """Run a job, or the hooks of a deployment: `deploy`, and `on: failure` on another machine."""
         once = job.get("strategy", {}).get("runOnce", {})
         steps = once["deploy"]["steps"] if once else job["steps"]
-        end = self._job(stage, name, steps, name if once else "")
+        end = self._job(stage, job, name, steps, name if once else "")
         if end.result == "Failed" and once.get("on", {}).get("failure"):
-            self._job(stage, f"{name}-failure", once["on"]["failure"]["steps"], name)
+            self._job(stage, job, f"{name}-failure", once["on"]["failure"]["steps"], name)
         return end.result
 
-    def _job(self, stage: Mapping[str, Any], name: str, steps: list[Any], prefix: str) -> JobEnd:
-        agent = Agent(self, name, self.place / name, self._given(stage))
+    def _job(
+        self, stage: Mapping[str, Any], job: Mapping[str, Any], name: str, steps: list[Any], prefix: str
+    ) -> JobEnd:
+        agent = Agent(self, name, self.place / name, self._given(stage, job))
         for step in steps:
             agent.step(step)
         stop_all(agent.sources / ".brookside")  # the agent is gone, and with it what it ran
@@ -160,15 +168,19 @@ class AzureWalker:
         self.outputs.setdefault(stage["stage"], {})[name] = told
         return JobEnd("Failed" if agent.failed else "Succeeded", told)
 
-    def _given(self, stage: Mapping[str, Any]) -> dict[str, str]:
-        """Return the variables of a stage; groups are not here, and `$[ ]` is what an earlier stage told."""
+    def _given(self, stage: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, str]:
+        """Return the variables of a job; groups are not here, and `$[ ]` is what an earlier stage told."""
         found = dict(self.variables)
-        for one in stage.get("variables", []):
+        for one in (*stage.get("variables", []), *job.get("variables", [])):
             if "name" in one:
+                value = text_of(one["value"])
                 asked = re.fullmatch(
-                    r"\$\[\s*stageDependencies\.(\w+)\.(\w+)\.outputs\['([^']+)'\]\s*\]", one["value"]
+                    r"\$\[\s*stageDependencies\.(\w+)\.(\w+)\.outputs\['([^']+)'\]\s*\]", value
                 )
-                assert asked, one
+                if not asked:
+                    assert "$[" not in value, one
+                    found[one["name"]] = value
+                    continue
                 found[one["name"]] = text_of(
                     self.outputs.get(asked.group(1), {}).get(asked.group(2), {}).get(asked.group(3))
                 )
@@ -198,6 +210,8 @@ class Agent:
             "System.AccessToken": self.walker.environ.get("SYSTEM_ACCESSTOKEN", "none"),
             "System.TeamProjectId": "p",
             "System.DefinitionId": "7",
+            "System.StageAttempt": "1",
+            "System.JobAttempt": "1",
         }
 
     def step(self, step: Mapping[str, Any]) -> None:
@@ -238,6 +252,7 @@ class Agent:
             r"^##vso\[task\.setvariable variable=(\w+);isOutput=true\](.*)$", ended.stdout, re.M
         ):
             self.told[f"{step['name']}.{name}"] = value
+        self.walker.tags |= set(re.findall(r"^##vso\[build\.addbuildtag\](.*)$", ended.stdout, re.M))
         for path in re.findall(r"^##vso\[task\.uploadsummary\](.*)$", ended.stdout, re.M):
             self.walker.pages.append(Path(path).read_text(encoding="utf-8"))
         return ended.returncode == 0
@@ -258,9 +273,9 @@ class Agent:
     def _publish(self, step: Mapping[str, Any]) -> bool:
         source, target = (
             self.sources / self._filled(step["publish"]),
-            self.walker.artifacts / step["artifact"],
+            self.walker.artifacts / self._filled(step["artifact"]),
         )
-        assert not target.exists(), f"{step['artifact']} is published already"
+        assert not target.exists(), f"{target.name} is published already"
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns(".lock"))
         elif source.is_file():
@@ -269,10 +284,13 @@ class Agent:
         return source.exists()
 
     def _download(self, step: Mapping[str, Any]) -> bool:
-        source = self.walker.artifacts / step["artifact"]
-        if source.is_dir():
-            shutil.copytree(source, self.workspace / step["artifact"])
-        return source.is_dir()
+        """Download what a pattern matches in all artifacts, each into a folder of its own."""
+        found = list(self.walker.artifacts.glob(f"*/{step['patterns']}"))
+        for one in found:
+            place = self.workspace / one.relative_to(self.walker.artifacts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(one, place)
+        return bool(found)
 
 
 def settled(walker: AzureWalker) -> str:

@@ -128,6 +128,7 @@ class Walker:
                 "event_name": self.event,
                 "ref": "refs/heads/main",
                 "run_id": self.run_id,
+                "run_attempt": "1",
                 "event": {},
             },
             "inputs": dict(self.inputs),
@@ -268,13 +269,14 @@ class Instance:
     def _actions_download_artifact(self, with_: Mapping[str, str]) -> bool:
         pattern = with_.get("pattern") or with_["name"]
         found = [one for one in self.walker.artifacts.iterdir() if fnmatch.fnmatch(one.name, pattern)]
-        for one in found:
-            shutil.copytree(one, self.folder, dirs_exist_ok=True)
+        for one in found:  # those of a pattern are in a folder each
+            place = self.folder / with_.get("path", "") / (one.name if "pattern" in with_ else "")
+            shutil.copytree(one, place, dirs_exist_ok=True)
         return bool(found) or "pattern" in with_
 
     def _actions_cache_restore(self, with_: Mapping[str, str]) -> bool:
         keys = [with_["key"], *with_.get("restore-keys", "").split()]
-        for one in sorted(self.walker.kept.iterdir(), reverse=True):
+        for one in sorted(self.walker.kept.iterdir(), key=lambda one: one.stat().st_mtime_ns, reverse=True):
             if any(one.name.startswith(key) for key in keys):
                 shutil.copytree(one, self.folder, dirs_exist_ok=True)
                 break

@@ -13,11 +13,13 @@ import pytest
 import yaml
 from typer.exceptions import TyperException
 
+from brookside_mlops.ci_host import STATE_TAG, tell_state
 from brookside_mlops.endpoints.local import stop_all
-from tests.azure_walker import AzureWalker, as_written, pipeline, settled
+from tests.azure_walker import COMPARE, AzureWalker, as_written, pipeline, settled
 from tests.devops_server import DevOps, devops
 from tests.test_guide import parse
 from tests.test_workflows import DEPLOYMENT, ROOT, SMALL, load, narrowed
+from tests.workflow_expressions import Expression
 
 PIPELINE = ROOT / "azure-pipelines" / "azure-pipelines-ml.yml"
 TEMPLATES = sorted((ROOT / "azure-pipelines" / "templates").glob("*.yml"))
@@ -90,6 +92,35 @@ def test_azure_is_asked_through_a_service_connection_and_no_secret_is_named() ->
     assert not re.search(r"(?i)password|clientsecret|servicePrincipalKey|\$\(.*key\)", text)
 
 
+def test_job_that_is_tried_again_leaves_artifacts_under_other_names() -> None:
+    published = [step["artifact"] for _, step in steps_of(pipeline(PIPELINE, {})) if "publish" in step]
+    assert len(set(published)) == len(published) > 10
+    for name in published:
+        assert name.endswith("-$(System.StageAttempt)-$(System.JobAttempt)")
+
+
+def test_deployment_begins_with_the_state_of_the_last_run_that_left_one_wherever_it_ended() -> None:
+    content = pipeline(PIPELINE, {})
+    (before,) = [step for _, step in steps_of(content) if step.get("task") == "DownloadPipelineArtifact@2"]
+    inputs = before["inputs"]
+    assert (
+        inputs["tags"] == STATE_TAG and inputs["allowFailedBuilds"] is True and "artifactName" not in inputs
+    )
+    assert content["trigger"]["batch"] == "true"
+    assert f"##vso[build.addbuildtag]{STATE_TAG}\n" == tell_state({"TF_BUILD": "True"})
+    assert tell_state({"GITHUB_ACTIONS": "true"}) == tell_state({}) == ""
+
+
+@pytest.mark.parametrize(("ended", "undone"), [("Succeeded", False), ("Failed", True), ("Canceled", True)])
+def test_failure_after_the_deployment_takes_prod_back_and_becomes_work(ended: str, undone: bool) -> None:
+    watch, undo = pipeline(PIPELINE, {})["stages"][-1]["jobs"]
+    holds = re.sub(r"always\(\)", "eq('a', 'a')", undo["condition"])
+    assert Expression(holds, {"dependencies": {watch["job"]: {"result": ended}}}, COMPARE).value() is undone
+    commands = " ".join(step.get("script", "") for step in undo["steps"])
+    for verb in ("ci take", 'ci undo "$(TRAINED)" --environment prod', "ci work-item", "ci keep"):
+        assert verb in commands
+
+
 def test_both_hosts_call_the_same_verbs() -> None:
     def verbs(commands: list[str]) -> set[tuple[str, ...]]:
         found = [re.findall(r"^brookside-mlops (\S+)(?: ([a-z-]+))?", one) for one in commands]
@@ -139,10 +170,11 @@ def test_every_command_of_the_pipeline_runs_here_in_order(
 @pytest.mark.workflows
 def test_results_and_pages_are_there(way: AzureWalker) -> None:
     for job in ("build", "dev", "staging", "prod", "post"):
-        assert (way.artifacts / f"state-{job}" / "state.tar.gz").is_file()
+        assert (way.artifacts / f"state-{job}-1-1" / "state.tar.gz").is_file()
     for job in ("dev", "staging", "prod"):
-        assert list((way.artifacts / f"evidence-{job}").rglob("smoke_test_results.json"))
-        assert list((way.artifacts / f"evidence-{job}").rglob("06_deploy.ipynb"))
+        assert list((way.artifacts / f"evidence-{job}-1-1").rglob("smoke_test_results.json"))
+        assert list((way.artifacts / f"evidence-{job}-1-1").rglob("06_deploy.ipynb"))
+    assert way.tags == {STATE_TAG}
     page = "\n".join(way.pages)
     assert "## viability in prod" in page and "| evaluate | accuracy |" in page
     assert "Approved by approvers of environment brookside-prod, pipeline run 20260101.1" in page

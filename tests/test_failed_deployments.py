@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from brookside_mlops.ci_state import take
 from brookside_mlops.endpoints.local import stop_all
 from brookside_mlops.runs import Run, list_runs
 from brookside_mlops.serving import serving
@@ -130,8 +131,14 @@ def test_failed_load_test_is_rolled_back_by_the_job_for_rollbacks(left: Left, tm
         for environment in ("dev", "staging"):
             assert version_in(tmp_path / f"job-rollback-{environment}", environment) == (1, 100)
         undone = [one.output for one in walker.ran if " ci undo " in one.command]
-        assert ["rollback:" in one for one in undone] == [True, True, False], undone
-        assert "nothing: no run came to prod" in undone[2]
+        assert ["rollback:" in one for one in undone] == [False, True, True], undone
+        assert "nothing: no run came to prod" in undone[0]
+        (kept,) = [one for one in walker.kept.iterdir() if one.name.endswith("-rollback-dev")]
+        after = tmp_path / "after"
+        after.mkdir()
+        take(after, kept / "state.tar.gz")
+        for environment in ("dev", "staging"):  # the next deployment begins with what all of them left
+            assert version_in(after, environment) == (1, 100)
         assert len(list(walker.artifacts.glob("evidence-rollback-*/**/09_rollback.ipynb"))) == 2
     finally:
         for folder in tmp_path.glob("*/.brookside"):
@@ -165,7 +172,7 @@ def test_failed_deployment_to_prod_is_taken_back_and_becomes_work(left: Left, tm
                 "staging": {"deploy_staging": {"deploy_staging.run.run": left.promoted}},
             },
         )
-        artifact(left.staging, walker, "state-staging")
+        artifact(left.staging, walker, "state-staging-1-1")
         try:
             walker.walk()
             assert (walker.ended["prod"], walker.ended["post"]) == ("Failed", "Skipped"), settled(walker)
@@ -173,6 +180,7 @@ def test_failed_deployment_to_prod_is_taken_back_and_becomes_work(left: Left, tm
             assert undo.status == 0 and "rollback: run" in undo.output, undo.output
             assert version_in(tmp_path / "deploy_prod" / "s", "prod") == (2, 100)
             assert version_in(tmp_path / "deploy_prod-failure" / "s", "prod") == (1, 100)
+            assert (walker.artifacts / "state-undo_prod-1-1" / "state.tar.gz").is_file()
             (item,) = service.items.values()
             assert item["System.Title"] == "Deployment of viability-prod to prod failed"
         finally:

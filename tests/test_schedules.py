@@ -19,10 +19,11 @@ from dateutil.rrule import DAILY, MINUTELY, MONTHLY, WEEKLY, rrule, weekday
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brookside_mlops.ci_state import keep, take
 from brookside_mlops.due import Due, DueStore, run_due
 from brookside_mlops.errors import InputError
 from brookside_mlops.monitoring_config import FILE, MonitoringConfig
-from brookside_mlops.schedule_install import cron_block, github_crons, with_block
+from brookside_mlops.schedule_install import cron_block, github_cron, with_block
 from brookside_mlops.schedules import INTERVALS, Schedule, cron_fields, last_due, next_due, parse_schedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,6 +181,7 @@ CALLER = """
 import sys, time
 from datetime import datetime
 from pathlib import Path
+from brookside_mlops.ci_state import keep, take
 from brookside_mlops.due import run_due
 
 def look(due):
@@ -352,23 +354,35 @@ def test_workflow_starts_whenever_something_is_due(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     text = (tmp_path / ".github/workflows/brookside-schedule.yml").read_text()
     workflow = yaml.load(text, yaml.BaseLoader)
-    assert [one["cron"] for one in workflow["on"]["schedule"]] == [
-        "*/15 * * * *",
-        "0 2 * * 1",
-        "0 6 * * *",
-        "*/5 * * * *",
-    ]
+    assert workflow["on"]["schedule"] == [{"cron": "*/15 * * * *"}]
     job = workflow["jobs"]["due"]
     assert job["strategy"]["matrix"]["environment"] == ["staging", "prod"]
-    assert job["steps"][-1]["env"]["BROOKSIDE_NOTIFY_ONCALL"] == "${{ secrets.BROOKSIDE_NOTIFY_ONCALL }}"
-    assert job["steps"][-1]["run"] == 'brookside-mlops monitor --due --environment "$ENVIRONMENT"'
+    (look,) = [one for one in job["steps"] if " monitor " in one.get("run", "")]
+    assert look["env"]["BROOKSIDE_NOTIFY_ONCALL"] == "${{ secrets.BROOKSIDE_NOTIFY_ONCALL }}"
+    assert look["run"] == 'brookside-mlops monitor --due --environment "$ENVIRONMENT"'
     assert job["env"]["ENVIRONMENT"] == "${{ matrix.environment }}"
     assert "is in" in brookside("schedule", "--install", "github", "-e", "staging,prod", cwd=tmp_path).stdout
 
 
-def test_github_is_not_asked_for_more_than_it_does() -> None:
-    often = MonitoringConfig.model_validate({"performance_metrics": {"schedule": "every 1 minutes"}})
-    assert github_crons(often, ["prod"])[0] == "*/5 * * * *"
+@pytest.mark.parametrize(("every", "cron"), [(1, "*/15 * * * *"), (20, "*/20 * * * *"), (240, "0 * * * *")])
+def test_github_is_asked_once_for_all_schedules_and_not_more_often_than_pays(every: int, cron: str) -> None:
+    config = MonitoringConfig.model_validate({"performance_metrics": {"schedule": f"every {every} minutes"}})
+    assert github_cron(config, ["prod"]) == cron
+
+
+def test_what_was_done_is_known_to_the_next_look_on_another_machine(tmp_path: Path) -> None:
+    """The runner of the first look is gone; the next one begins with the state of a deployment, which knows less."""
+    archive = tmp_path / "watch.tar.gz"
+    done: list[datetime] = []
+    jobs = {"drift": lambda due: done.append(due.at) or "2 of 19 features"}
+    machines = [tmp_path / name for name in ("first", "second")]
+    for machine, minutes in zip(machines, (0, 15), strict=True):
+        DueStore(machine / ".brookside").claim(Due("costs", "prod", MONDAY), MONDAY)
+        if archive.exists():
+            take(machine, archive, watched=True)
+        run_due(machine, "prod", MONDAY + timedelta(minutes=minutes), jobs)
+        keep(machine, archive, watched=True)
+    assert done == [MONDAY]
 
 
 def test_schedule_shows_every_job_with_its_next_time(tmp_path: Path) -> None:

@@ -121,6 +121,27 @@ def test_environments_are_changed_one_at_a_time_and_a_deployment_is_never_ended_
     group = content["concurrency"]["group"]
     names: dict[str, Any] = {"github": {"run_id": "7", "event": {"pull_request": {"number": 3}}}}
     assert filled(group, names, {}).endswith("-3")
+    queues = {filled(group, {"github": {"run_id": one, "event": {}}}, {}) for one in ("7", "8")}
+    assert (
+        len(queues) == 1
+    ), "jobs of two deployments would wait in one group, where the newest ends the others"
+
+
+def test_state_is_kept_wherever_a_deployment_ends_and_after_it_was_taken_back() -> None:
+    jobs = load(DEPLOYMENT)["jobs"]
+    kept = {}
+    for name, job in jobs.items():
+        (save,) = [one for one in job["steps"] if "cache/save" in one.get("uses", "")] or [None]
+        if save:
+            kept[name] = (save["with"]["key"], save.get("if", ""))
+            before = job["steps"][: job["steps"].index(save)]
+            assert [one for one in before if one.get("id") == "secrets"], name
+    assert set(kept) == {"dev", "staging", "post", "rollback"}
+    assert len({key for key, _ in kept.values()}) == 4
+    for key, _ in kept.values():
+        assert key.startswith("brookside-state-${{ github.run_id }}-${{ github.run_attempt }}-")
+    assert kept["rollback"][1].startswith("always()") and not kept["dev"][1]
+    assert jobs["rollback"]["strategy"]["max-parallel"] == 1
 
 
 def test_no_long_lived_secret_is_named() -> None:
@@ -136,12 +157,18 @@ def test_jobs_that_sign_in_are_told_where_azure_is_by_variables_of_the_repositor
     """Variables of an environment of GitHub are known to `env` of a job, not to that of a workflow."""
     from brookside_mlops.azure_client import GITHUB_ASKS
     from brookside_mlops.azure_settings import PREFIX, azure_settings
+    from brookside_mlops.telemetry import CONNECTION
 
     places = {
         f"{PREFIX}{key}": f"its-{key.lower()}"
         for key in ("RESOURCE_GROUP", "WORKSPACE", "LOCATION", "REGISTRY")
     }
-    given = places | {"AZURE_CLIENT_ID": "c", "AZURE_TENANT_ID": "t", "AZURE_SUBSCRIPTION_ID": "s"}
+    given = places | {
+        CONNECTION: "InstrumentationKey=k",
+        "AZURE_CLIENT_ID": "c",
+        "AZURE_TENANT_ID": "t",
+        "AZURE_SUBSCRIPTION_ID": "s",
+    }
     for name, job in load(path)["jobs"].items():
         if not any("azure/login" in step.get("uses", "") for step in job["steps"]):
             continue
@@ -153,6 +180,21 @@ def test_jobs_that_sign_in_are_told_where_azure_is_by_variables_of_the_repositor
                 ("s", "its-workspace") if variables else ("", "")
             ), name
             assert all(env[key] for key in GITHUB_ASKS[2:]) is bool(variables), name
+            assert env[CONNECTION] == variables.get(CONNECTION, ""), name
+
+
+def test_what_is_waited_for_in_azure_ends_before_the_job_that_waits() -> None:
+    """Else the job is ended, and nobody is told at what."""
+    from brookside_mlops.azure_settings import azure_settings
+
+    for name, job in load(DEPLOYMENT)["jobs"].items():
+        if "env" not in job:
+            continue
+        minutes = {key: value for key, value in job["env"].items() if key.endswith("_MINUTES")}
+        found = azure_settings(ROOT, minutes)
+        longest = {"train": found.train_minutes, "validate": found.train_minutes, "post": found.wait_minutes}
+        waited = longest.get(name, found.deploy_minutes + found.wait_minutes)
+        assert waited + 5 <= job["timeout-minutes"], name
 
 
 def test_workflow_of_the_schedules_is_the_one_that_the_verb_writes() -> None:

@@ -11,12 +11,14 @@ import pytest
 
 from brookside_mlops.azure_client import AzureError
 from brookside_mlops.azure_settings import azure_settings
+from brookside_mlops.ci_undo import undo_of
 from brookside_mlops.endpoints.azure import AzureEndpoint
 from brookside_mlops.endpoints.azure_errors import AzureEndpointError
 from brookside_mlops.errors import InputError
 from brookside_mlops.scratch import scratch_bundle
 from tests.azure.emulator import Emulator, Fault
 from tests.azure.endpoints import of
+from tests.commands import call
 
 pytestmark = pytest.mark.azure
 BODY = json.dumps([{"weeks": 4}]).encode()
@@ -82,6 +84,21 @@ def test_what_cannot_be_removed_is_named_with_the_command_that_does(
     )
     said = create_green(endpoint, tmp_path)
     assert "left behind: deployment green, Failed: az ml online-deployment delete --name green" in said
+
+
+def test_traffic_that_no_state_explains_is_left_to_a_person(
+    endpoint: AzureEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine of a deployment was lost before it could hand out its state; the one that is to take it back has none."""
+    monkeypatch.chdir(tmp_path)
+    lost = ("ci", "undo", "20260101-000000-cost-0a0b", "--environment", "dev", "--usecase", "cost")
+    monkeypatch.setenv("BROOKSIDE_TARGET", "azure")
+    said = call(*lost)
+    assert said.exit_code == 1 and endpoint.show().traffic == {"blue": 100}
+    for wanted in ("not known: blue (version 1) 100 %", "endpoint show cost-dev --target azure"):
+        assert wanted in said.stderr
+    for name, usecase in (("staging", "cost"), ("dev", "viability")):
+        assert undo_of(tmp_path, lost[2], name, usecase)[0].act == "nothing", "there is no endpoint"
 
 
 def test_conflict_is_waited_out(endpoint: AzureEndpoint, azure_store: Emulator, tmp_path: Path) -> None:
