@@ -105,7 +105,8 @@ class Point:
 
 def train(folder: Path) -> Path:
     """Train the viability model of the portfolio and return the folder of its run."""
-    from brookside_mlops.runs import STAGES, Run
+    from brookside_mlops.run_record import STAGES
+    from brookside_mlops.runs import Run
     from brookside_mlops.scratch import _advance
 
     run = Run.create(folder, "dev", "viability")

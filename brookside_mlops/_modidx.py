@@ -528,24 +528,12 @@ d = {
             ),
         },
         "brookside_mlops.azure_bootstrap": {
-            "brookside_mlops.azure_bootstrap.Resource": (
-                "parts/azure_bootstrap.html#resource",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
-            "brookside_mlops.azure_bootstrap.Resource.name": (
-                "parts/azure_bootstrap.html#resource.name",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
             "brookside_mlops.azure_bootstrap.Step": (
                 "parts/azure_bootstrap.html#step",
                 "brookside_mlops/azure_bootstrap.py",
             ),
             "brookside_mlops.azure_bootstrap.Step.words": (
                 "parts/azure_bootstrap.html#step.words",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
-            "brookside_mlops.azure_bootstrap._base": (
-                "parts/azure_bootstrap.html#_base",
                 "brookside_mlops/azure_bootstrap.py",
             ),
             "brookside_mlops.azure_bootstrap._compared": (
@@ -556,32 +544,12 @@ d = {
                 "parts/azure_bootstrap.html#_merged",
                 "brookside_mlops/azure_bootstrap.py",
             ),
-            "brookside_mlops.azure_bootstrap._registry": (
-                "parts/azure_bootstrap.html#_registry",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
             "brookside_mlops.azure_bootstrap.alike": (
                 "parts/azure_bootstrap.html#alike",
                 "brookside_mlops/azure_bootstrap.py",
             ),
             "brookside_mlops.azure_bootstrap.apply_bootstrap": (
                 "parts/azure_bootstrap.html#apply_bootstrap",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
-            "brookside_mlops.azure_bootstrap.cluster": (
-                "parts/azure_bootstrap.html#cluster",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
-            "brookside_mlops.azure_bootstrap.desired_resources": (
-                "parts/azure_bootstrap.html#desired_resources",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
-            "brookside_mlops.azure_bootstrap.diagnostics": (
-                "parts/azure_bootstrap.html#diagnostics",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
-            "brookside_mlops.azure_bootstrap.log_path": (
-                "parts/azure_bootstrap.html#log_path",
                 "brookside_mlops/azure_bootstrap.py",
             ),
             "brookside_mlops.azure_bootstrap.make": (
@@ -602,10 +570,6 @@ d = {
             ),
             "brookside_mlops.azure_bootstrap.set_logs": (
                 "parts/azure_bootstrap.html#set_logs",
-                "brookside_mlops/azure_bootstrap.py",
-            ),
-            "brookside_mlops.azure_bootstrap.short_name": (
-                "parts/azure_bootstrap.html#short_name",
                 "brookside_mlops/azure_bootstrap.py",
             ),
             "brookside_mlops.azure_bootstrap.steps": (
@@ -883,6 +847,44 @@ d = {
             "brookside_mlops.azure_queries.whole_query": (
                 "parts/azure_queries.html#whole_query",
                 "brookside_mlops/azure_queries.py",
+            ),
+        },
+        "brookside_mlops.azure_resources": {
+            "brookside_mlops.azure_resources.Resource": (
+                "parts/azure_resources.html#resource",
+                "brookside_mlops/azure_resources.py",
+            ),
+            "brookside_mlops.azure_resources.Resource.name": (
+                "parts/azure_resources.html#resource.name",
+                "brookside_mlops/azure_resources.py",
+            ),
+            "brookside_mlops.azure_resources._registry": (
+                "parts/azure_resources.html#_registry",
+                "brookside_mlops/azure_resources.py",
+            ),
+            "brookside_mlops.azure_resources.cluster": (
+                "parts/azure_resources.html#cluster",
+                "brookside_mlops/azure_resources.py",
+            ),
+            "brookside_mlops.azure_resources.desired_resources": (
+                "parts/azure_resources.html#desired_resources",
+                "brookside_mlops/azure_resources.py",
+            ),
+            "brookside_mlops.azure_resources.diagnostics": (
+                "parts/azure_resources.html#diagnostics",
+                "brookside_mlops/azure_resources.py",
+            ),
+            "brookside_mlops.azure_resources.log_path": (
+                "parts/azure_resources.html#log_path",
+                "brookside_mlops/azure_resources.py",
+            ),
+            "brookside_mlops.azure_resources.short_name": (
+                "parts/azure_resources.html#short_name",
+                "brookside_mlops/azure_resources.py",
+            ),
+            "brookside_mlops.azure_resources.workspace_resources": (
+                "parts/azure_resources.html#workspace_resources",
+                "brookside_mlops/azure_resources.py",
             ),
         },
         "brookside_mlops.azure_schedules": {
@@ -8112,6 +8114,33 @@ d = {
             ),
             "brookside_mlops.run_diff.window": ("parts/run_diff.html#window", "brookside_mlops/run_diff.py"),
         },
+        "brookside_mlops.run_record": {
+            "brookside_mlops.run_record.Approval": (
+                "parts/run_record.html#approval",
+                "brookside_mlops/run_record.py",
+            ),
+            "brookside_mlops.run_record.ArtifactRecord": (
+                "parts/run_record.html#artifactrecord",
+                "brookside_mlops/run_record.py",
+            ),
+            "brookside_mlops.run_record.RunRecord": (
+                "parts/run_record.html#runrecord",
+                "brookside_mlops/run_record.py",
+            ),
+            "brookside_mlops.run_record.StageRecord": (
+                "parts/run_record.html#stagerecord",
+                "brookside_mlops/run_record.py",
+            ),
+            "brookside_mlops.run_record.git_revision": (
+                "parts/run_record.html#git_revision",
+                "brookside_mlops/run_record.py",
+            ),
+            "brookside_mlops.run_record.now": ("parts/run_record.html#now", "brookside_mlops/run_record.py"),
+            "brookside_mlops.run_record.package_versions": (
+                "parts/run_record.html#package_versions",
+                "brookside_mlops/run_record.py",
+            ),
+        },
         "brookside_mlops.run_report": {
             "brookside_mlops.run_report.Trained": (
                 "parts/run_report.html#trained",
@@ -8143,11 +8172,6 @@ d = {
             ),
         },
         "brookside_mlops.runs": {
-            "brookside_mlops.runs.Approval": ("parts/runs.html#approval", "brookside_mlops/runs.py"),
-            "brookside_mlops.runs.ArtifactRecord": (
-                "parts/runs.html#artifactrecord",
-                "brookside_mlops/runs.py",
-            ),
             "brookside_mlops.runs.Run": ("parts/runs.html#run", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.__init__": ("parts/runs.html#run.__init__", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.__repr__": ("parts/runs.html#run.__repr__", "brookside_mlops/runs.py"),
@@ -8177,20 +8201,12 @@ d = {
             "brookside_mlops.runs.Run.refresh": ("parts/runs.html#run.refresh", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.settings": ("parts/runs.html#run.settings", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.Run.usecase": ("parts/runs.html#run.usecase", "brookside_mlops/runs.py"),
-            "brookside_mlops.runs.RunRecord": ("parts/runs.html#runrecord", "brookside_mlops/runs.py"),
-            "brookside_mlops.runs.StageRecord": ("parts/runs.html#stagerecord", "brookside_mlops/runs.py"),
             "brookside_mlops.runs._outdate": ("parts/runs.html#_outdate", "brookside_mlops/runs.py"),
             "brookside_mlops.runs._read_runs": ("parts/runs.html#_read_runs", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.damaged_runs": ("parts/runs.html#damaged_runs", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.find_run": ("parts/runs.html#find_run", "brookside_mlops/runs.py"),
-            "brookside_mlops.runs.git_revision": ("parts/runs.html#git_revision", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.list_runs": ("parts/runs.html#list_runs", "brookside_mlops/runs.py"),
             "brookside_mlops.runs.new_record": ("parts/runs.html#new_record", "brookside_mlops/runs.py"),
-            "brookside_mlops.runs.now": ("parts/runs.html#now", "brookside_mlops/runs.py"),
-            "brookside_mlops.runs.package_versions": (
-                "parts/runs.html#package_versions",
-                "brookside_mlops/runs.py",
-            ),
         },
         "brookside_mlops.schedule_install": {
             "brookside_mlops.schedule_install._crontab": (

@@ -5,7 +5,6 @@
 # %% ../nbs/parts/azure_bootstrap.ipynb #ae27fe08
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,22 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .azure_alerts import OWNER, TAG, Place, action_group, differences, is_ours
+from .azure_alerts import differences, is_ours
 from .azure_client import Arm, AzureError
+from .azure_resources import Resource, desired_resources
 from .azure_settings import AzureSettings, azure_settings, region
 from .endpoints.azure_errors import ELSEWHERE, asking, next_step
 from .errors import InputError
 
 # %% auto #0
 __all__ = [
-    "TAGS",
-    "TRAFFIC_LOGS",
-    "Resource",
-    "short_name",
-    "cluster",
-    "log_path",
-    "diagnostics",
-    "desired_resources",
     "Step",
     "steps",
     "alike",
@@ -40,199 +32,6 @@ __all__ = [
     "plan_bootstrap",
     "apply_bootstrap",
 ]
-
-# %% ../nbs/parts/azure_bootstrap.ipynb #eb623867
-TAGS = {TAG: OWNER}
-_INSIGHTS, _ML = "Microsoft.Insights", "Microsoft.MachineLearningServices"
-TRAFFIC_LOGS = ("AmlOnlineEndpointTrafficLog", "AmlOnlineEndpointConsoleLog", "AmlOnlineEndpointEventLog")
-
-
-@dataclass(frozen=True)
-class Resource:
-    """A resource as it should be: its id, the api-version it is asked by, and what is sent."""
-
-    what: str
-    path: str
-    version: str
-    content: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The last part of its id."""
-        return self.path.rpartition("/")[2]
-
-
-def short_name(prefix: str, found: AzureSettings, hyphen: str) -> str:
-    """Return a name of at most 24 characters that is nobody else's in the world: ours, and a mark of group and subscription."""
-    mark = hashlib.sha256(found.workspace_id.lower().encode()).hexdigest()[:8]
-    word = re.sub(r"[^a-z0-9]", "", found.workspace.lower())[: 24 - len(prefix) - len(mark) - 2 * len(hyphen)]
-    return hyphen.join([prefix, word, mark])
-
-
-def cluster(
-    found: AzureSettings, name: str, instance_type: str, priority: Literal["Dedicated", "LowPriority"]
-) -> Resource:
-    """Return a cluster that has no machine while nothing runs."""
-    scale = {"minNodeCount": 0, "maxNodeCount": 2, "nodeIdleTimeBeforeScaleDown": "PT300S"}
-    content = {
-        "location": found.location,
-        "tags": TAGS,
-        "identity": {"type": "SystemAssigned"},
-        "properties": {
-            "computeType": "AmlCompute",
-            "properties": {
-                "vmSize": instance_type,
-                "vmPriority": priority,
-                "osType": "Linux",
-                "scaleSettings": scale,
-            },
-        },
-    }
-    return Resource("compute cluster", f"{found.workspace_id}/computes/{name}", "2024-10-01", content)
-
-
-def log_path(found: AzureSettings) -> str:
-    """Return the id of the Log Analytics workspace, which the workspaces of all environments share."""
-    name = re.sub(r"[-_]?\{environment\}", "", found.workspace) or "brookside"
-    return f"{found.group_id}/providers/Microsoft.OperationalInsights/workspaces/log-{name}"
-
-
-def _base(found: AzureSettings, tenant: str, logs: str) -> list[Resource]:
-    """Return the group, and what a workspace stands on."""
-    providers = f"{found.group_id}/providers"
-    insights = f"{providers}/{_INSIGHTS}/components/{found.app_insights or f'ai-{found.workspace}'}"
-    storage = f"{providers}/Microsoft.Storage/storageAccounts/{short_name('st', found, '')}"
-    vault = f"{providers}/Microsoft.KeyVault/vaults/{short_name('kv', found, '-')}"
-    here = {"location": found.location, "tags": TAGS}
-    return [
-        Resource("resource group", found.group_id, "2022-09-01", here),
-        Resource(
-            "log workspace",
-            logs,
-            "2023-09-01",
-            {**here, "properties": {"sku": {"name": "PerGB2018"}, "retentionInDays": 30}},
-        ),
-        Resource(
-            "application insights",
-            insights,
-            "2020-02-02",
-            {**here, "kind": "web", "properties": {"Application_Type": "web", "WorkspaceResourceId": logs}},
-        ),
-        Resource(
-            "storage account",
-            storage,
-            "2023-05-01",
-            {
-                **here,
-                "sku": {"name": "Standard_LRS"},
-                "kind": "StorageV2",
-                "properties": {
-                    "minimumTlsVersion": "TLS1_2",
-                    "allowBlobPublicAccess": False,
-                    "supportsHttpsTrafficOnly": True,
-                },
-            },
-        ),
-        Resource(
-            "key vault",
-            vault,
-            "2023-07-01",
-            {
-                **here,
-                "properties": {
-                    "tenantId": tenant,
-                    "sku": {"family": "A", "name": "standard"},
-                    "enableRbacAuthorization": True,
-                    "enableSoftDelete": True,
-                },
-            },
-        ),
-        Resource(
-            "workspace",
-            found.workspace_id,
-            "2024-10-01",
-            {
-                **here,
-                "identity": {"type": "SystemAssigned"},
-                "properties": {
-                    "friendlyName": found.workspace,
-                    "storageAccount": storage,
-                    "keyVault": vault,
-                    "applicationInsights": insights,
-                },
-            },
-        ),
-    ]
-
-
-def _registry(found: AzureSettings) -> Resource:
-    """Return the registry that shares models between workspaces."""
-    store = {
-        "storageAccountType": "Standard_LRS",
-        "storageAccountHnsEnabled": False,
-        "allowBlobPublicAccess": False,
-    }
-    region = {
-        "location": found.location,
-        "acrDetails": [{"systemCreatedAcrAccount": {"acrAccountSku": "Premium"}}],
-        "storageAccountDetails": [{"systemCreatedStorageAccount": store}],
-    }
-    content = {
-        "location": found.location,
-        "tags": TAGS,
-        "identity": {"type": "SystemAssigned"},
-        "properties": {"regionDetails": [region]},
-    }
-    return Resource(
-        "registry", f"{found.group_id}/providers/{_ML}/registries/{found.registry}", "2024-10-01", content
-    )
-
-
-def diagnostics(found: AzureSettings, endpoint: str, logs: str) -> Resource:
-    """Return what sends the logs of an endpoint to the Log Analytics workspace."""
-    path = f"{found.workspace_id}/onlineEndpoints/{endpoint}/providers/{_INSIGHTS}/diagnosticSettings/brookside-mlops"
-    sent = [{"category": name, "enabled": True} for name in TRAFFIC_LOGS]
-    return Resource(
-        "endpoint logs", path, "2021-05-01-preview", {"properties": {"workspaceId": logs, "logs": sent}}
-    )
-
-
-def desired_resources(
-    project: Path, found: AzureSettings, tenant: str, endpoints: Mapping[str, str], logs: str = ""
-) -> list[Resource]:
-    """Return what should be there, in the order in which it can be made; `endpoints` are there, each with its environment.
-
-    `logs` is the id of a log workspace that is there, '' where ours is meant.
-    """
-    from brookside_mlops.monitoring_config import monitoring_config
-    from brookside_mlops.onboarding import known_usecases
-    from brookside_mlops.settings import ENVIRONMENTS, read_settings
-
-    wanted: list[Resource] = []
-    logs = logs or log_path(found)
-    for place in found.each(ENVIRONMENTS):
-        there = {one.path for one in wanted}
-        wanted += [one for one in _base(place, tenant, logs) if one.path not in there]
-    case = known_usecases(project)[0]
-    for name in ENVIRONMENTS:
-        kind = read_settings(project, name, case)[0].instance_type
-        priority: Literal["Dedicated", "LowPriority"] = "Dedicated" if name == "prod" else "LowPriority"
-        wanted.append(cluster(found.of(name), found.compute_name(name) or f"train-{name}", kind, priority))
-    if found.registry:
-        wanted.append(_registry(found))
-    if found.action_group:
-        alerts = Place(
-            endpoint="",
-            environment="prod",
-            endpoint_id="",
-            logs_id=logs,
-            group_id=found.group_id,
-            action_group=found.action_group,
-            location=found.location,
-        )
-        group = action_group(monitoring_config(project).profile("prod").alerting, alerts)
-        wanted.append(Resource("action group", alerts.action_group_id, "2023-01-01", group.content))
-    return wanted + [diagnostics(found.of(name), one, logs) for one, name in endpoints.items()]
 
 
 # %% ../nbs/parts/azure_bootstrap.ipynb #c18334a3

@@ -15,7 +15,8 @@ from .azure_settings import AzureSettings
 from .azure_training import done, register_here
 from .endpoints.azure_errors import words
 from .errors import InputError
-from .runs import TRAINING, Run
+from .run_record import TRAINING
+from .runs import Run
 from .settings import read_settings, runs_folder
 
 if TYPE_CHECKING:

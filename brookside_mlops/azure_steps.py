@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from .errors import InputError
 from .files import sha256, write_json, write_text
-from .runs import TRAINING, Run
+from .run_record import TRAINING
+from .runs import Run
 from .settings import runs_folder
 
 if TYPE_CHECKING:

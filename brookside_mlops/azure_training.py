@@ -31,7 +31,8 @@ from .endpoints.azure_errors import words
 from .endpoints.targets import azure_of, place_of
 from .errors import GateFailed, InputError
 from .holds import HOLD
-from .runs import TRAINING, Run
+from .run_record import TRAINING
+from .runs import Run
 from .settings import Environment
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import Any
 from .errors import InputError
 from .files import sha256
 from .monitoring_config import config_file
-from .runs import STAGES, Run
+from .run_record import STAGES
+from .runs import Run
 from .settings import project_file
 from .stage_inputs import INPUTS, notebook_name
 

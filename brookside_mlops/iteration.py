@@ -13,7 +13,8 @@ from .errors import InputError
 from .files import write_text
 from .fingerprints import OWN, intact, need_own, stage_notebook
 from .promotion import carried, copy_artifacts, new_run, place_of
-from .runs import STAGES, Run
+from .run_record import STAGES
+from .runs import Run
 from .stage_inputs import notebook_name, readers
 
 # %% auto #0

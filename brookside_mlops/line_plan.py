@@ -15,7 +15,8 @@ from .azure_settings import azure_settings
 from .azure_training import clustered, on_cluster, unsettled
 from .endpoints.targets import place_of
 from .pipeline import LINE, PROMOTED_LINE, stages_until, training_left
-from .runs import TRAINING, Run
+from .run_record import TRAINING
+from .runs import Run
 from .settings import Environment, read_settings
 
 # %% auto #0

@@ -24,7 +24,8 @@ from brookside_mlops.fingerprints import (
 from .holds import hold
 from .parameters import check_parameters, notebook_parameters
 from .readiness import need_ready
-from .runs import STAGES, TRAINING, Run, StageRecord, StageState, list_runs, now
+from .run_record import STAGES, TRAINING, StageRecord, StageState, now
+from .runs import Run, list_runs
 from .serving import serves, successor, version_in
 
 # %% auto #0

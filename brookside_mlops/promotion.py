@@ -13,7 +13,8 @@ from typing import Any
 
 from .errors import InputError
 from .files import replacing, sha256
-from .runs import ArtifactRecord, Run, StageRecord, find_run, new_record
+from .run_record import ArtifactRecord, StageRecord
+from .runs import Run, find_run, new_record
 from .settings import runs_folder
 
 # %% auto #0

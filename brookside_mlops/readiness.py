@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from .errors import GateFailed, InputError
 from .fingerprints import intact, settings_read
-from .runs import STAGES, Run, StageRecord
+from .run_record import STAGES, StageRecord
+from .runs import Run
 
 # %% auto #0
 __all__ = ["BEFORE", "fault", "need_ready"]

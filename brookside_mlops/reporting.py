@@ -19,7 +19,8 @@ from .errors import BrooksideError
 from .holds import holder
 from .pipeline import LINE, PROMOTED_LINE, Event
 from .results import SIGNS, Check, StageResult
-from .runs import STAGES, Run, StageRecord
+from .run_record import STAGES, StageRecord
+from .runs import Run
 from .serving import serves, successor
 from .terminal import begin, end
 

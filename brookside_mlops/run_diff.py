@@ -14,7 +14,8 @@ from .errors import InputError
 from .files import sha256
 from .fingerprints import OWN, own_notebooks
 from .parameters import notebook_parameters
-from .runs import STAGES, Run
+from .run_record import STAGES
+from .runs import Run
 from .stage_inputs import notebook_name
 
 # %% auto #0

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import InputError
 from .files import write_text
 from .results import StageResult
-from .runs import STAGES, Run
+from .run_record import STAGES
+from .runs import Run
 from .stage_inputs import notebook_name
 
 # %% auto #0

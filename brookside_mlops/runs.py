@@ -9,158 +9,37 @@ import fcntl
 import platform
 import secrets
 import shlex
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from .audit import audit_log
 from .errors import ApprovalNeeded, GateFailed, InputError
 from .files import sha256, write_json, write_text
 from .notebook_html import table_html
-from .places import PlaceName, asked_place
+from .places import asked_place
 from .results import StageResult
+from brookside_mlops.run_record import (
+    STAGES,
+    Approval,
+    ArtifactRecord,
+    RunRecord,
+    StageRecord,
+    git_revision,
+    now,
+    package_versions,
+)
 from .settings import ENVIRONMENTS, Environment, project_of, read_settings, runs_folder
-from .stage_inputs import INPUTS, readers
+from .stage_inputs import readers
 from .usecases import UseCase
 
 # %% auto #0
-__all__ = [
-    "StageState",
-    "STAGES",
-    "TRAINING",
-    "PACKAGES",
-    "Result",
-    "APPROVED",
-    "StageRecord",
-    "ArtifactRecord",
-    "Approval",
-    "RunRecord",
-    "now",
-    "git_revision",
-    "package_versions",
-    "new_record",
-    "Run",
-    "list_runs",
-    "damaged_runs",
-    "find_run",
-]
-
-# %% ../nbs/parts/runs.ipynb #5fd3c647
-StageState = Literal["pending", "running", "done", "failed", "waiting", "interrupted"]
-STAGES = tuple(INPUTS)
-TRAINING = STAGES[:5]  # up to registration
-PACKAGES = (
-    "mlflow",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "pandas",
-    "pyarrow",
-    "scikit-learn",
-    "skl2onnx",
-    "xgboost",
-)
-
-
-class StageRecord(BaseModel):
-    """How far one stage has come. Times are UTC, ISO 8601; `seconds` is the duration of its last execution.
-
-    `settings` are those that it read, as they were. A pending stage that ran before says in `error` why it has to run again.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    state: StageState = "pending"
-    verdict: str = ""
-    fingerprint: str = ""
-    started: str = ""
-    seconds: float = 0.0
-    notebook: str = ""
-    error: str = ""
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-class ArtifactRecord(BaseModel):
-    """One file of the run: the stage that made it and the SHA-256 of its bytes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    stage: str
-    sha256: str
-
-
-class Approval(BaseModel):
-    """Who let the run into its environment, and when (UTC)."""
-
-    by: str
-    at: str
-    how: str
-
-
-class RunRecord(BaseModel):
-    """The content of run.json."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    id: str
-    environment: str
-    usecase: str
-    created: str
-    line: tuple[str, ...] = ()
-    promoted_from: str = ""
-    promoted_to: str = ""
-    cause: str = ""
-    target: PlaceName | Literal[""] = ""
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    seed: int = 0
-    git_revision: str = ""
-    python: str = ""
-    packages: dict[str, str] = Field(default_factory=dict)
-    data_sha256: str = ""
-    stages: dict[str, StageRecord] = Field(default_factory=dict)
-    own_notebooks: tuple[str, ...] = ()  # of stages
-    artifacts: dict[str, ArtifactRecord] = Field(default_factory=dict)
-    approval: Approval | None = None
-
-
-# %% ../nbs/parts/runs.ipynb #c7f3790c
-def now() -> str:
-    """Return the time, UTC, ISO 8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def git_revision(folder: Path) -> str:
-    """Return the git revision of a folder, with `+changes` where files differ from it; empty outside git."""
-    try:
-        head = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return ""
-    return head.stdout.strip()
-
-
-def package_versions() -> dict[str, str]:
-    """Return the installed versions of the packages that make the numbers."""
-    found = {}
-    for name in ("brookside-mlops", *PACKAGES):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
+__all__ = ["Result", "APPROVED", "new_record", "Run", "list_runs", "damaged_runs", "find_run"]
 
 # %% ../nbs/parts/runs.ipynb #0923a985
 Result = TypeVar("Result", bound=StageResult)

@@ -19,7 +19,8 @@ from pathlib import Path
 from .errors import GateFailed
 from .files import write_text
 from .results import StageResult
-from .runs import STAGES, Run
+from .run_record import STAGES
+from .runs import Run
 from .settings import settings_file
 
 # %% auto #0

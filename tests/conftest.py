@@ -14,7 +14,8 @@ from hypothesis import settings
 
 import tests.drivers  # noqa: F401  # says what is preloaded
 from brookside_mlops.places import VARIABLE
-from brookside_mlops.runs import STAGES, Run
+from brookside_mlops.run_record import STAGES
+from brookside_mlops.runs import Run
 from brookside_mlops.scratch import _advance
 from tests.registered import Registered, make
 

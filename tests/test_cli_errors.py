@@ -21,7 +21,8 @@ from brookside_mlops.cli_options import expected
 from brookside_mlops.endpoints.local import LocalEndpoint, stop_all
 from brookside_mlops.endpoints.state import EndpointState
 from brookside_mlops.run_diff import window
-from brookside_mlops.runs import Run, StageRecord, damaged_runs, list_runs
+from brookside_mlops.run_record import StageRecord
+from brookside_mlops.runs import Run, damaged_runs, list_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = "from brookside_mlops.cli import main; main()"

@@ -18,7 +18,8 @@ from brookside_mlops.fresh_data import add_labels, fresh_data
 from brookside_mlops.jobs import check_costs, check_drift, due_jobs, look_at_metrics
 from brookside_mlops.monitoring_config import monitoring_config
 from brookside_mlops.retraining import RetrainRequest, request_retraining, requests_of
-from brookside_mlops.runs import STAGES, Run
+from brookside_mlops.run_record import STAGES
+from brookside_mlops.runs import Run
 from brookside_mlops.scratch import _advance
 from brookside_mlops.settings import settings_file
 from brookside_mlops.stages.validate import validate

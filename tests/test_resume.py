@@ -20,7 +20,8 @@ from brookside_mlops.holds import hold, holder
 from brookside_mlops.pipeline import LINE, advance, promote, run_line, run_stage, stage_parameters
 from brookside_mlops.readiness import need_ready
 from brookside_mlops.reporting import Reporter, progress_of, show_end, state_of, summary
-from brookside_mlops.runs import Run, StageRecord
+from brookside_mlops.run_record import StageRecord
+from brookside_mlops.runs import Run
 from brookside_mlops.serving import serves, successor
 from tests.test_pipeline import SMALL, Log, easy
 

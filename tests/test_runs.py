@@ -16,7 +16,8 @@ import pytest
 from brookside_mlops.errors import ApprovalNeeded, GateFailed, InputError
 from brookside_mlops.files import replacing, sha256, write_json, write_text
 from brookside_mlops.results import Check, StageResult
-from brookside_mlops.runs import Run, find_run, git_revision, list_runs
+from brookside_mlops.run_record import git_revision
+from brookside_mlops.runs import Run, find_run, list_runs
 
 INI = (
     "[dev]\n[staging]\n[prod]\napproval = yes\n[usecase.viability]\ntask = classification\ntarget = viable\n"

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from brookside_mlops.errors import BrooksideError
 from brookside_mlops.fingerprints import fingerprint
-from brookside_mlops.runs import STAGES, Run
+from brookside_mlops.run_record import STAGES
+from brookside_mlops.runs import Run
 from brookside_mlops.settings import Environment
 from brookside_mlops.stage_inputs import INPUTS, Inputs, readers
 from brookside_mlops.training import Recipe

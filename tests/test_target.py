@@ -14,8 +14,9 @@ from brookside_mlops.line_plan import plan_of_wish
 from brookside_mlops.places import VARIABLE
 from brookside_mlops.promotion import carry
 from brookside_mlops.registry import RegisterResult, check_version
+from brookside_mlops.run_record import STAGES
 from brookside_mlops.run_report import REPORT, log_report
-from brookside_mlops.runs import STAGES, Run
+from brookside_mlops.runs import Run
 from tests.commands import call
 from tests.registered import registered_run, write_settings
 

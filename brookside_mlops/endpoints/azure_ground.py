@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..azure_bootstrap import TRAFFIC_LOGS, diagnostics, read_resource
+from ..azure_bootstrap import read_resource
 from ..azure_client import Arm
 from ..azure_monitor import ML_VERSION, logs_resource
+from ..azure_resources import TRAFFIC_LOGS, diagnostics
 from ..azure_settings import AzureSettings
 from .azure_errors import asking
 from ..errors import InputError

@@ -45,7 +45,8 @@ from ..golden import Golden, golden_of, golden_rows, signature_of_table
 from ..load import TIMED, Category, Load, Outcome, Summary, measure, summarise
 from ..plots import COLOURS, Picture, Role, describe, figure
 from ..results import Check, StageResult, worst
-from ..runs import Run, now
+from ..run_record import now
+from ..runs import Run
 from brookside_mlops.service_level import (
     ServiceLevel,
     Step,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from brookside_mlops.registry import RegisterResult, check_version
-from brookside_mlops.runs import TRAINING, Run, StageRecord, list_runs
+from brookside_mlops.run_record import TRAINING, StageRecord
+from brookside_mlops.runs import Run, list_runs
 from tests.azure import jobs
 from tests.azure.blobs import azurite
 from tests.azure.emulator import Emulator, Fault

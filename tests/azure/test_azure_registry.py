@@ -15,7 +15,8 @@ from brookside_mlops.errors import InputError
 from brookside_mlops.pipeline import promote
 from brookside_mlops.results import StageResult
 from brookside_mlops.rollout_run import deploy_run
-from brookside_mlops.runs import STAGES, Run, StageRecord
+from brookside_mlops.run_record import STAGES, StageRecord
+from brookside_mlops.runs import Run
 from brookside_mlops.scratch import scratch_bundle
 from tests.azure.blobs import container_of
 from tests.azure.emulator import Emulator, Fault
