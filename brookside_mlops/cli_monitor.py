@@ -106,7 +106,8 @@ def silence(found: Sequence[Watched], rule: str, minutes: float, by: str) -> lis
         known = [own.name for own in one.rules]
         if rule not in known:
             raise InputError(
-                f"--silence {rule}: {one.name} has the rules {', '.join(known) or 'of no alert'}"
+                f"--silence {rule}: {one.name} has the rules {', '.join(known) or '(none)'}; "
+                "monitoring-config.yml says which, and in which environments"
             )
         made = Silence(rule=rule, start=now, end=now + 60 * minutes, by=name)
         text = f"{rule} is silenced until {clock_text(made.end)} by {name}"

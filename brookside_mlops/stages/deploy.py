@@ -131,7 +131,8 @@ def evidence_picture(record: Record) -> Picture:
     picture, axes = figure(height=2.8)
     times = [point.at for point in points]
     low, high = [100 * point.low for point in points], [100 * point.high for point in points]
-    axes.fill_between(times, low, high, step="post", color=COLOURS["primary"], alpha=0.3, label="99 % bounds")
+    bounds = f"{1 - record.plan.rules.alpha:.0%} bounds"
+    axes.fill_between(times, low, high, step="post", color=COLOURS["primary"], alpha=0.3, label=bounds)
     margin = 100 * record.plan.rules.margin
     axes.axhline(margin, color=COLOURS["warn"], linestyle="--", label=f"margin {margin:g} points")
     axes.axhline(0, color=COLOURS["muted"], linewidth=1)
