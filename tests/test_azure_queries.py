@@ -33,6 +33,9 @@ TABLES = {
 }
 NAMES = ("viability-prod", "it's \\ a \n name'; drop")
 NODE = shutil.which("node")
+PARSER = (
+    Path(os.environ.get("BROOKSIDE_NODE_PACKAGES", "")) / "node_modules" / "@kusto" / "language-service-next"
+)
 
 
 def queries(endpoint: str) -> dict[str, str]:
@@ -68,7 +71,8 @@ def faults(texts: list[str]) -> list[list[str]]:
 
 
 @pytest.mark.skipif(
-    not NODE or not os.environ.get("BROOKSIDE_NODE_PACKAGES"), reason="needs Node and BROOKSIDE_NODE_PACKAGES"
+    not NODE or not PARSER.is_dir(),
+    reason="needs Node, and BROOKSIDE_NODE_PACKAGES with @kusto/language-service-next",
 )
 def test_every_query_is_kusto_about_columns_that_there_are() -> None:
     asked = {(name, endpoint): text for endpoint in NAMES for name, text in queries(endpoint).items()}

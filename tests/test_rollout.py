@@ -603,16 +603,16 @@ def test_wish_in_the_last_look_is_obeyed_before_the_old_deployment_goes(
 
 def test_fault_on_the_way_back_is_raised_and_the_next_command_goes_on(world: World) -> None:
     world.endpoint.health[2] = Health(errors=0.5)
-    real = world.endpoint.start
+    real = world.endpoint.wake
 
     def dead() -> None:
         raise EndpointError("endpoint cost-dev did not start")
 
-    world.endpoint.start = dead  # type: ignore[method-assign]
+    world.endpoint.wake = dead  # type: ignore[method-assign]
     with pytest.raises(EndpointError, match="did not start"):
         roll_out(world.context(), plan(), target(2))
     assert world.record().state == "restore"
-    world.endpoint.start = real  # type: ignore[method-assign]
+    world.endpoint.wake = real  # type: ignore[method-assign]
     record = go_on(world.context())
     assert record is not None and record.state == "restored" and world.endpoint.traffic() == {"blue": 100}
 
