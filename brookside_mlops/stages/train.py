@@ -15,7 +15,6 @@ from ..results import Check, StageResult
 from ..runs import Run
 from ..tracking import log_data, log_numbers, start_run, tracking_client
 from ..training import Machine, Recipe, Trained, TrainingData, fit, search
-from ..usecases import Task
 
 
 # %% ../../nbs/stages/03_train.ipynb #7e0b5f14
@@ -95,9 +94,9 @@ def _fitted_on_spark(
         return (recipe, losses, spark_fit(data, recipe, machine)), data.counts
 
 
-def convergence(trained: Trained, task: Task) -> Check:
+def convergence(trained: Trained) -> Check:
     """Return whether the search for a model came to its end before its means did."""
-    clusters = task == "clustering"
+    clusters = trained.model.features.task == "clustering"
     missed = (
         "Look for columns that are nearly constant or hold outliers (01_validate), or set fewer clusters for the use case."
         if clusters
@@ -134,7 +133,7 @@ def train(run: Run, *, recipe: Recipe | None = None, trials: int = -1, engine: s
     curves = {f"{part}_{trained.metric}": values for part, values in trained.curves.items()}
     log_numbers(client, mlflow_run, params, numbers, curves)
     client.set_terminated(mlflow_run)
-    check = convergence(trained, run.usecase.task)
+    check = convergence(trained)
     return TrainResult(
         stage="train",
         verdict=check.verdict,
