@@ -14,7 +14,7 @@ from .files import write_text
 from .fingerprints import OWN, intact, need_own, stage_notebook
 from .promotion import carried, copy_artifacts, new_run, place_of
 from .run_record import STAGES
-from .runs import Run
+from .runs import Run, new_record
 from .stage_inputs import notebook_name, readers
 
 # %% auto #0
@@ -91,7 +91,8 @@ def iterate(source: Run, stage: str, project: Path) -> tuple[Run, Path]:
     before, record = _before(source, stage), source.record
     values = stage_parameters(project, LINE, record.parameters, source.folder).get(stage, {})
     files = carried(source, before)
-    with new_run(project, source.environment, record.usecase, record.parameters) as run:
+    begun = new_record(project, source.environment, record.usecase, record.parameters)
+    with new_run(project, begun) as run:
         copy_artifacts(source, run, files)
         for one in before:
             shown = record.stages[one].notebook

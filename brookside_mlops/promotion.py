@@ -9,11 +9,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from .errors import InputError
 from .files import replacing, sha256
-from .run_record import ArtifactRecord, StageRecord
+from .run_record import ArtifactRecord, RunRecord, StageRecord
 from .runs import Run, find_run, new_record
 from .settings import runs_folder
 
@@ -25,16 +24,9 @@ ASIDE = ".new"  # below the folder of the runs: those that are not whole yet
 
 
 @contextmanager
-def new_run(
-    project: Path,
-    environment: str,
-    usecase: str,
-    parameters: Mapping[str, Any] | None = None,
-    line: tuple[str, ...] = (),
-) -> Iterator[Run]:
-    """Yield a run that is one of the others when the block has ended well, and is dropped when it has not."""
-    record = new_record(project, environment, usecase, parameters, line)
-    aside = runs_folder(project, environment) / ASIDE / record.id
+def new_run(project: Path, record: RunRecord) -> Iterator[Run]:
+    """Yield a run that is described, as one that is one of the others when the block has ended well, and is dropped when it has not."""
+    aside = runs_folder(project, record.environment) / ASIDE / record.id
     try:
         run = Run.begin(project, record, aside)
         aside = run.folder
@@ -87,9 +79,8 @@ def carry(source: Run, environment: str, stages: tuple[str, ...]) -> Run:
             pass  # its folder is gone: promote again
     line = source.record.line[1:] if source.record.line[:1] == (environment,) else ()
     files = carried(source, stages)
-    with new_run(
-        source.project, environment, source.record.usecase, source.record.parameters, line
-    ) as target:
+    begun = new_record(source.project, environment, source.record.usecase, source.record.parameters, line)
+    with new_run(source.project, begun) as target:
         copy_artifacts(source, target, files)
         _describe(source, target, stages, files)
     with source.change() as record:

@@ -6,9 +6,8 @@ is made here by the same verbs, once for both hosts.
 
 from __future__ import annotations
 
-import os
+import shlex
 import shutil
-import subprocess
 import sys
 from contextlib import chdir
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from brookside_mlops.runs import Run, list_runs
 from brookside_mlops.serving import serving
 from tests.azure_walker import AzureWalker, settled
 from tests.devops_server import devops
-from tests.github_walker import JobEnd, Walker, checkout
+from tests.github_walker import JobEnd, Walker, checkout, shell
 from tests.test_azure_pipelines import PIPELINE
 from tests.test_workflows import DEPLOYMENT, SMALL, said
 
@@ -47,16 +46,10 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
     checkout(project, {})
 
     def verb(*words: str, trees: int = 300, status: int = 0) -> None:
-        program = Path(sys.executable).with_name("brookside-mlops")
-        ended = subprocess.run(
-            [program, *words],
-            cwd=project,
-            env=clean_environment() | {"BROOKSIDE_SET": SMALL.format(trees)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == status, (words, ended.stdout[-3000:], ended.stderr[-3000:])
+        programs = Path(sys.executable).parent
+        command = shlex.join(["brookside-mlops", *words])
+        ended = shell(command, project, programs, {"BROOKSIDE_SET": SMALL.format(trees)})
+        assert ended.returncode == status, (words, ended.stdout[-3000:])
 
     def kept(name: str) -> Path:
         verb("ci", "keep", str(place / name))
@@ -73,11 +66,6 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Left:
         return Left(dev, kept("staging.tar.gz"), trained, newest(project, "staging").id)
     finally:
         stop_all(project / ".brookside")
-
-
-def clean_environment() -> dict[str, str]:
-
-    return {key: value for key, value in os.environ.items() if not key.startswith("BROOKSIDE_")}
 
 
 def newest(project: Path, environment: str) -> Run:
