@@ -6387,6 +6387,10 @@ d = {
                 "parts/notifications.html#safe_name",
                 "brookside_mlops/notifications.py",
             ),
+            "brookside_mlops.notifications.urls_of": (
+                "parts/notifications.html#urls_of",
+                "brookside_mlops/notifications.py",
+            ),
         },
         "brookside_mlops.notion": {
             "brookside_mlops.notion.Plan": ("parts/notion.html#plan", "brookside_mlops/notion.py"),

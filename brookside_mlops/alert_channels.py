@@ -10,14 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode
 
+from .notifications import VARIABLE, urls_of
+
 if TYPE_CHECKING:
     from brookside_mlops.monitoring_sections import Alerting
 
-VARIABLE = "BROOKSIDE_NOTIFY"
 MAIL = ("mailto", "mailtos")
 
 # %% auto #0
-__all__ = ["VARIABLE", "MAIL", "variable_of", "notify_environ", "unreachable"]
+__all__ = ["MAIL", "variable_of", "notify_environ", "unreachable"]
 
 
 # %% ../nbs/parts/alert_channels.ipynb #60cf0e2d
@@ -39,8 +40,8 @@ def _to(url: str, addresses: Sequence[str]) -> str:
 
 def _urls(alerting: Alerting, name: str, environ: Mapping[str, str]) -> list[str]:
     """Return the URLs of a channel: those of its variable, else those of BROOKSIDE_NOTIFY, mail ones alone for mail addresses."""
-    own = environ.get(variable_of(name), "").split()
-    urls = own or environ.get(VARIABLE, "").split()
+    own = urls_of(environ.get(variable_of(name), ""))
+    urls = own or urls_of(environ.get(VARIABLE, ""))
     channel = alerting.channels.get(name)
     if channel is None or not channel.to:
         return urls

@@ -88,6 +88,7 @@ def stage_command(
 
 @app.command("deploy")
 def deploy_command(
+    context: typer.Context,
     run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
@@ -98,7 +99,7 @@ def deploy_command(
     as_json: JsonOption = False,
 ) -> None:
     """Roll the version of a run out to its endpoint (06_deploy)."""
-    found = chosen_run(run, environment, usecase, having="bundle/model.onnx")
+    found = as_asked(chosen_run(run, environment, usecase, having="bundle/model.onnx"), context)
     if plan:
         _show_plan(found, as_json)
         return
@@ -126,6 +127,7 @@ def _show_plan(run: Run, as_json: bool) -> None:
 
 @app.command("smoke-test")
 def smoke_test_command(
+    context: typer.Context,
     run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
@@ -156,7 +158,7 @@ def smoke_test_command(
     given: dict[str, Any] = {"url": url, "key_file": key, "golden": data and data.resolve()}
     given |= {"rate": rate, "seconds": seconds, "load": load}
     words = [f"{name}={value}" for name, value in given.items() if value]
-    stage_verb("smoke_test", chosen_run(run, environment, usecase), words, as_json)
+    stage_verb("smoke_test", as_asked(chosen_run(run, environment, usecase), context), words, as_json)
 
 
 def _smoke_url(
@@ -187,6 +189,7 @@ def _smoke_url(
 
 @app.command("rollback")
 def rollback_command(
+    context: typer.Context,
     run: RunOption = None,
     environment: EnvironmentOption = "dev",
     usecase: UseCaseOption = "viability",
@@ -200,7 +203,9 @@ def rollback_command(
     as_json: JsonOption = False,
 ) -> None:
     """Give all traffic back to an earlier version (09_rollback)."""
-    found = _run_of_endpoint(endpoint) if endpoint else chosen_run(run, environment, usecase)
+    found = as_asked(
+        _run_of_endpoint(endpoint) if endpoint else chosen_run(run, environment, usecase), context
+    )
     from brookside_mlops.rollback_run import need_release
 
     need_release(found, to)

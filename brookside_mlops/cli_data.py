@@ -17,6 +17,7 @@ from brookside_mlops.cli_options import (
     RunOption,
     TargetOption,
     UseCaseOption,
+    as_asked,
     chosen_run,
     stage_verb,
 )
@@ -30,6 +31,7 @@ __all__ = ["contract_app", "drift_command", "infer_command"]
 
 # %% ../nbs/parts/cli_data.ipynb #0a1dfab9
 def drift_command(
+    context: typer.Context,
     reference: Annotated[Path | None, typer.Option(help="A table to compare with (CSV or Parquet).")] = None,
     current: Annotated[Path | None, typer.Option(help="A table of new rows.")] = None,
     endpoint: Annotated[str, typer.Option(help="An endpoint whose kept requests are the new rows.")] = "",
@@ -47,14 +49,15 @@ def drift_command(
                 "--endpoint with a table: the new rows are a table, or the requests of an endpoint"
             )
         given = [f"endpoint={endpoint}", f"days={days:g}", "stop_when_critical=true"]
-        stage_verb("drift", chosen_run(run) if run else _run_of(endpoint), given, as_json)
+        found = chosen_run(run) if run else _run_of(endpoint)
+        stage_verb("drift", as_asked(found, context), given, as_json)
         return
     if reference is None or run is not None:
         names = {"reference": reference, "current": current}
         given = [f"{name}={path.resolve()}" for name, path in names.items() if path]
         stage_verb(
             "drift",
-            chosen_run(run, environment, usecase, having="train.parquet"),
+            as_asked(chosen_run(run, environment, usecase, having="train.parquet"), context),
             [*given, "stop_when_critical=true"],
             as_json,
         )

@@ -31,7 +31,7 @@ def notify_command(
     names = channels()
     if not names:
         raise InputError(
-            f"{VARIABLE} names no channel: it should hold URLs of apprise, separated by white space, such as "
+            f"{VARIABLE} names no channel: it should hold URLs of apprise, separated by white space or commas, such as "
             "mailtos://USER:PASSWORD@smtp.example.com?from=mlops@example.com&to=ops@example.com"
         )
     delivery = notify(_test_message()) if test else Delivery()

@@ -33,6 +33,7 @@ __all__ = [
     "Delivery",
     "safe_name",
     "Channel",
+    "urls_of",
     "configured",
     "channels",
     "main",
@@ -112,9 +113,14 @@ class Channel(BaseModel):
     url: SecretStr
 
 
+def urls_of(text: str) -> list[str]:
+    """Return the URLs of a text, which stand apart by white space or by a comma that another URL follows."""
+    return [url for url in re.split(r",?\s+|,(?=[\w.+-]+://)", text.strip().strip(",")) if url]
+
+
 def configured(environ: Mapping[str, str] = os.environ) -> list[Channel]:
     """Return the channels of the environment, in its order, with names that differ."""
-    urls = environ.get(VARIABLE, "").split()
+    urls = urls_of(environ.get(VARIABLE, ""))
     names = [safe_name(url) for url in urls]
     return [
         Channel(

@@ -38,11 +38,11 @@ PlotVerdict = Literal["pass", "warning", "critical", "fail"]
 
 COLOURS: dict[Role, str] = {
     "primary": "#0072B2",
-    "secondary": "#CC79A7",
-    "good": "#009E73",
-    "warn": "#E69F00",
-    "bad": "#D55E00",
-    "muted": "#B3B3B3",
+    "secondary": "#9A3771",
+    "good": "#00A165",
+    "warn": "#B48E00",
+    "bad": "#BC2000",
+    "muted": "#8F8F8F",
 }
 VERDICT_ROLES: tuple[Role, ...] = ("good", "warn", "bad", "bad")
 

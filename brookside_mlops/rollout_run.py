@@ -309,7 +309,8 @@ def continue_rollout(
 ) -> Record | None:
     """Go on with the open rollout of a run's endpoint, doing what `by` wishes first; None where there is none."""
     context = context_of(run, listen)
-    if context.endpoint.exists:
+    row = context.store.last(context.endpoint.name)
+    if row and row.open:
         context.endpoint.wake()
     with replaying(run, plan_of(run.settings).replay_rate, listen) as replay:
         return go_on(replace(context, listen=replay.hear), wish, by)

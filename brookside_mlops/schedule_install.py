@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .alert_channels import VARIABLE, variable_of
+from .alert_channels import variable_of
 from .azure_settings import PREFIX
 from .errors import InputError, MachineError
 from .files import write_text
 from .monitoring_config import MonitoringConfig
+from .notifications import VARIABLE
 from .schedules import Schedule, cron_fields, parse_schedule
 from .settings import state_folder
 from .telemetry import CONNECTION

@@ -59,7 +59,7 @@ def expand(node: Any, parameters: Mapping[str, Any]) -> Any:  # noqa: PLR0911
 
 
 def from_template(path: str, given: Mapping[str, Any]) -> list[Any]:
-    """Return the steps or the stages of a template. Parameters are checked as the service does."""
+    """Return the steps, the jobs or the stages of a template. Parameters are checked as the service does."""
     assert path.startswith("/"), "paths from the top of the repository do not depend on who includes"
     content = yaml.safe_load((ROOT / path.lstrip("/")).read_text(encoding="utf-8"))
     values = {}
@@ -67,7 +67,8 @@ def from_template(path: str, given: Mapping[str, Any]) -> list[Any]:
         assert one["name"] in given or "default" in one, f"{path}: {one['name']} is missing"
         values[one["name"]] = given.get(one["name"], one.get("default"))
     assert set(given) <= set(values), f"{path}: unknown {set(given) - set(values)}"
-    found: list[Any] = expand(content.get("steps", content.get("stages")), values)
+    (kind,) = content.keys() & {"steps", "jobs", "stages"}
+    found: list[Any] = expand(content[kind], values)
     return found
 
 
@@ -145,26 +146,16 @@ class AzureWalker:
             if not self._holds(job.get("condition", "succeeded()"), self.variables, fine, ends):
                 ends[name] = "Skipped"
                 continue
-            ends[name] = self._whole_job(stage, job, name)
+            ends[name] = self._job(stage, job, name).result
         self.ended[stage["stage"]] = "Failed" if "Failed" in ends.values() else "Succeeded"
 
-    def _whole_job(self, stage: Mapping[str, Any], job: Mapping[str, Any], name: str) -> str:
-        """Run a job, or the hooks of a deployment: `deploy`, and `on: failure` on another machine."""
-        once = job.get("strategy", {}).get("runOnce", {})
-        steps = once["deploy"]["steps"] if once else job["steps"]
-        end = self._job(stage, job, name, steps, name if once else "")
-        if end.result == "Failed" and once.get("on", {}).get("failure"):
-            self._job(stage, job, f"{name}-failure", once["on"]["failure"]["steps"], name)
-        return end.result
-
-    def _job(
-        self, stage: Mapping[str, Any], job: Mapping[str, Any], name: str, steps: list[Any], prefix: str
-    ) -> JobEnd:
+    def _job(self, stage: Mapping[str, Any], job: Mapping[str, Any], name: str) -> JobEnd:
         agent = Agent(self, name, self.place / name, self._given(stage, job))
-        for step in steps:
+        once = job.get("strategy", {}).get("runOnce", {})
+        for step in once["deploy"]["steps"] if once else job["steps"]:
             agent.step(step)
         stop_all(agent.sources / ".brookside")  # the agent is gone, and with it what it ran
-        told = {f"{prefix}.{key}" if prefix else key: value for key, value in agent.told.items()}
+        told = {f"{name}.{key}" if once else key: value for key, value in agent.told.items()}
         self.outputs.setdefault(stage["stage"], {})[name] = told
         return JobEnd("Failed" if agent.failed else "Succeeded", told)
 

@@ -13,6 +13,8 @@ from brookside_mlops.bundle import Bundle
 from brookside_mlops.endpoints.local import LocalEndpoint
 from brookside_mlops.registry import RegisterResult, Registration, register_version
 from brookside_mlops.results import StageResult
+from brookside_mlops.rollout import Record
+from brookside_mlops.rollout_store import RolloutStore, Wish
 from brookside_mlops.runs import Run
 from brookside_mlops.scratch import scratch_bundle
 from brookside_mlops.settings import settings_file
@@ -102,6 +104,19 @@ class Registered:
 
     def known(self) -> dict[str, int]:
         return {one.name: one.version for one in self.endpoint.show().deployments}
+
+
+def asking(registered: Registered, state: str, wish: Wish) -> Callable[[Record], None]:
+    """Return a listener that asks for something when the rollout gets into a state, once."""
+    store = RolloutStore(registered.run(1).settings.state)
+    asked: list[str] = []
+
+    def listen(record: Record) -> None:
+        if record.state == state and not asked:
+            asked.append(state)
+            store.ask(record.endpoint, wish, "Ada")
+
+    return listen
 
 
 def make(project: Path) -> Registered:

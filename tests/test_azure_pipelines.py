@@ -31,13 +31,11 @@ CHOICES = [
 
 
 def steps_of(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each step with its job, those of a deployment and of its failure too."""
+    """Yield each step with its job, those of a deployment too."""
     for stage in content["stages"]:
         for job in stage["jobs"]:
             once = job.get("strategy", {}).get("runOnce", {})
-            lists = [job.get("steps", []), *(once[key]["steps"] for key in ("deploy",) if once)]
-            lists += [once["on"]["failure"]["steps"]] if once else []
-            for step in (one for steps in lists for one in steps):
+            for step in once["deploy"]["steps"] if once else job["steps"]:
                 yield job.get("job") or job["deployment"], step
 
 
@@ -56,7 +54,7 @@ def test_five_stages_with_approval_by_environment_and_variable_groups() -> None:
     content = pipeline(PIPELINE, {})
     assert [one["stage"] for one in content["stages"]] == ["build", "dev", "staging", "prod", "post"]
     for stage in content["stages"][1:4]:
-        (job,) = stage["jobs"]
+        job = stage["jobs"][0]
         assert job["environment"] == f"brookside-{stage['stage']}"
         assert {"group": f"brookside-{stage['stage']}"} in stage["variables"]
     assert [stage["jobs"][0]["timeoutInMinutes"] for stage in content["stages"][1:]] == [60, 60, 180, "10"]
@@ -112,13 +110,20 @@ def test_deployment_begins_with_the_state_of_the_last_run_that_left_one_wherever
 
 
 @pytest.mark.parametrize(("ended", "undone"), [("Succeeded", False), ("Failed", True), ("Canceled", True)])
-def test_failure_after_the_deployment_takes_prod_back_and_becomes_work(ended: str, undone: bool) -> None:
-    watch, undo = pipeline(PIPELINE, {})["stages"][-1]["jobs"]
+@pytest.mark.parametrize("stage", ["dev", "staging", "prod", "post"])
+def test_deployment_that_does_not_end_well_is_taken_back_and_that_of_prod_becomes_work(
+    stage: str, ended: str, undone: bool
+) -> None:
+    (last,) = [one for one in pipeline(PIPELINE, {})["stages"] if one["stage"] == stage]
+    job, undo = last["jobs"]
+    name, environment = job.get("job") or job["deployment"], {"post": "prod"}.get(stage, stage)
     holds = re.sub(r"always\(\)", "eq('a', 'a')", undo["condition"])
-    assert Expression(holds, {"dependencies": {watch["job"]: {"result": ended}}}, COMPARE).value() is undone
+    assert Expression(holds, {"dependencies": {name: {"result": ended}}}, COMPARE).value() is undone
     commands = " ".join(step.get("script", "") for step in undo["steps"])
-    for verb in ("ci take", 'ci undo "$(TRAINED)" --environment prod', "ci work-item", "ci keep"):
+    for verb in ("ci take", f'ci undo "$(TRAINED)" --environment {environment}', "ci keep"):
         assert verb in commands
+    assert ("ci work-item" in commands) is (environment == "prod")
+    assert undo["dependsOn"] == name and "TRAINED" in [one.get("name") for one in last["variables"]]
 
 
 def test_both_hosts_call_the_same_verbs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def call(*words: str) -> tuple[int, str]:
 def test_bad_input_is_a_message_and_exit_code_2(here: Path, words: tuple[str, ...], said: str) -> None:
     code, output = call(*words)
     assert code == 2
-    pytest.importorskip("re").search(said, output) or pytest.fail(output)
+    assert re.search(said, output), output
     assert "Traceback" not in output and not list(here.glob("parameterized/*/*/0*.ipynb"))
 
 
@@ -152,6 +153,17 @@ def test_help_is_there_without_heavy_imports() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "rollback" in found and found.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    "verb", ["deploy", "smoke-test", "rollback", "drift --reference a.csv --current a.csv"]
+)
+def test_run_of_another_environment_than_the_one_named_is_refused(here: Path, verb: str) -> None:
+    run = Run.create(here, "staging", "viability")
+    code, output = call(*verb.split(), "--run", run.id, "-e", "prod")
+    assert code == 2 and f"--environment prod: run {run.id} is of staging" in output
+    code, output = call(*verb.split(), "--run", run.id, "-e", "staging")
+    assert "is of staging" not in output
 
 
 def test_approval_is_recorded(here: Path) -> None:

@@ -171,8 +171,8 @@ def test_failed_deployment_to_prod_is_taken_back_and_becomes_work(left: Left, tm
             (undo,) = [one for one in walker.ran if " ci undo " in one.command]
             assert undo.status == 0 and "rollback: run" in undo.output, undo.output
             assert version_in(tmp_path / "deploy_prod" / "s", "prod") == (2, 100)
-            assert version_in(tmp_path / "deploy_prod-failure" / "s", "prod") == (1, 100)
-            assert (walker.artifacts / "state-undo_prod-1-1" / "state.tar.gz").is_file()
+            assert version_in(tmp_path / "undo_deploy_prod" / "s", "prod") == (1, 100)
+            assert (walker.artifacts / "state-undo_deploy_prod-1-1" / "state.tar.gz").is_file()
             (item,) = service.items.values()
             assert item["System.Title"] == "Deployment of viability-prod to prod failed"
         finally:

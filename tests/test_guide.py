@@ -18,6 +18,7 @@ import yaml
 from typer.exceptions import TyperException
 
 from brookside_mlops.cli import app
+from tests.colours import contrast
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
@@ -173,20 +174,16 @@ def test_site_asks_no_host_for_fonts_or_formulas() -> None:
     assert html["html-math-method"] == "mathml"
 
 
-def light(colour: str) -> float:
-    """Return the relative luminance of #RRGGBB, by WCAG 2.1."""
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [one / 12.92 if one <= 0.03928 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def test_pictures_can_be_read_by_contrast() -> None:
-    from brookside_mlops.plots import COLOURS, INK
-
-    paper = 1.05
-    assert paper / (light(INK) + 0.05) >= 4.5, "text"
-    for role in ("primary", "good", "bad"):
-        assert paper / (light(COLOURS[role]) + 0.05) >= 3, f"{role}: what a finding rests on"
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_of_the_site_can_be_read_by_contrast(theme: str) -> None:
+    text = (ROOT / "nbs" / f"theme-{theme}.scss").read_text(encoding="utf-8")
+    colours = dict(re.findall(r"^\$([\w-]+): (#\w{6});$", text, re.M))
+    grounds = {"code": "code-bg", "navbar": "navbar-bg", "sidebar": "sidebar-bg"}
+    for name, colour in colours.items():
+        if not name.endswith("-bg"):
+            assert contrast(colour, colours[grounds.get(name.split("-")[0], "body-bg")]) >= 4.5, name
+    assert contrast(colours["link-color"], colours["code-bg"]) >= 4.5, "a name of the API that is a link"
+    assert len(colours) == 15
 
 
 def test_pictures_have_words() -> None:

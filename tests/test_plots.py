@@ -5,20 +5,28 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from brookside_mlops.plots import COLOURS, Picture, describe, figure, verdict_colour
+from brookside_mlops.plots import COLOURS, INK, Picture, describe, figure, verdict_colour
+from tests.colours import contrast
+
+CSS = (Path(__file__).parents[1] / "brookside_mlops" / "endpoints" / "static" / "page.css").read_text(
+    encoding="utf-8"
+)
 
 # Machado, Oliveira and Fernandes (2009): how linear RGB looks to someone without one kind of cone
 BLINDNESS = {
     "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
     "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
 }
 
 
@@ -37,14 +45,27 @@ def seen(colour: str, matrix: list[list[float]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", BLINDNESS)
-def test_roles_are_told_apart_without_red_or_green_cones(name):
+def test_roles_are_told_apart_without_one_kind_of_cone(name):
     apart = {
         (one, two): float(
             np.linalg.norm(seen(COLOURS[one], BLINDNESS[name]) - seen(COLOURS[two], BLINDNESS[name]))
         )
         for one, two in itertools.combinations(COLOURS, 2)
     }
-    assert min(apart.values()) > 9, min(apart, key=apart.get)  # 2.3 is a just noticeable difference
+    assert min(apart.values()) > 15, min(apart, key=apart.get)  # 2.3 is a just noticeable difference
+
+
+def test_all_that_is_drawn_stands_out_from_its_ground():
+    assert contrast(INK, "#FFFFFF") >= 4.5, "text"
+    assert min(contrast(colour, "#FFFFFF") for colour in COLOURS.values()) >= 3
+    bright, dark = (dict(re.findall(r"--([\w-]+): (#\w{6});", part)) for part in CSS.split("@media")[:2])
+    for name, colours in (("light", bright), ("dark", bright | dark)):
+        for role in set(COLOURS) - {"muted"}:
+            assert name == "dark" or colours[role] == COLOURS[role], "the page of an endpoint has the same"
+            assert contrast(colours[role], colours["card"]) >= 3, (name, role)
+        for text in ("ink", "soft", "link", "good-ink", "warn-ink", "bad-ink"):
+            for ground in ("page", "card", "sunk"):
+                assert contrast(colours[text], colours[ground]) >= 4.5, (name, text, ground)
 
 
 def test_critical_and_fail_look_alike_and_differ_from_the_rest():

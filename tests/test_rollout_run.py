@@ -29,23 +29,10 @@ from brookside_mlops.rollout_run import (
     run_of_endpoint,
     target_of_run,
 )
-from brookside_mlops.rollout_store import RolloutStore, Wish
+from brookside_mlops.rollout_store import RolloutStore
 from brookside_mlops.stages.deploy import deploy
 from tests.drivers import BODIES, check_whole, until
-from tests.registered import Registered
-
-
-def asking(registered: Registered, state: str, wish: Wish) -> object:
-    """Return a listener that asks for something when the rollout gets into a state, once."""
-    store = RolloutStore(registered.run(1).settings.state)
-    asked: list[str] = []
-
-    def listen(record: Record) -> None:
-        if record.state == state and not asked:
-            asked.append(state)
-            store.ask(record.endpoint, wish, "Ada")
-
-    return listen
+from tests.registered import Registered, asking
 
 
 def test_version_comes_to_its_traffic_and_is_written_down_everywhere(registered: Registered) -> None:
@@ -164,7 +151,7 @@ def test_run_whose_bundle_is_not_the_registered_version_is_refused(registered: R
 def test_rollout_that_is_left_goes_on_in_a_process_of_its_own(registered: Registered) -> None:
     deploy_run(registered.run(1))
     with pytest.raises(RolloutWaits, match="goes on in the background"):
-        deploy_run(registered.run(2), asking(registered, "bake", "leave"))  # type: ignore[arg-type]
+        deploy_run(registered.run(2), asking(registered, "bake", "leave"))
     store, name = RolloutStore(registered.run(1).settings.state), registered.endpoint.name
     row = until(lambda: (found := store.last(name)) and not found.open and found, 120)
     record = Record.model_validate_json(row.document)
@@ -185,7 +172,7 @@ def test_process_that_goes_on_alone_says_where_nothing_is_open(
 def test_command_starts_a_killed_server_and_goes_on(registered: Registered) -> None:
     deploy_run(registered.run(1))
     with pytest.raises(RolloutWaits, match="is paused at 50 %"):
-        deploy_run(registered.run(2), asking(registered, "bake", "pause"))  # type: ignore[arg-type]
+        deploy_run(registered.run(2), asking(registered, "bake", "pause"))
     os.kill(registered.endpoint.state.server()[0], signal.SIGKILL)
     until(lambda: registered.endpoint.health() is None)
     with pytest.raises(EndpointError):

@@ -99,6 +99,10 @@ def put_endpoint(emulator: Emulator, request: Request) -> Reply | None:
         raise bad(f"The traffic rules are not valid: {fault}.")
     if old is None:
         local.start()
+        local.set_mirror({})
+        local.set_traffic({})
+        for left in local.deployments():  # by one of this name that somebody dropped
+            local.delete_deployment(left)
     else:
         served.old[path.lower()] = {
             **old,

@@ -14,7 +14,7 @@ from brookside_mlops.alert_rules import DEFAULT_RULES
 from brookside_mlops.endpoints.azure import AzureEndpoint
 from brookside_mlops.endpoints.azure_errors import AzureEndpointError
 from brookside_mlops.endpoints.targets import endpoint_for
-from brookside_mlops.errors import GateFailed
+from brookside_mlops.errors import GateFailed, RolloutWaits
 from brookside_mlops.monitor import Watched, look
 from brookside_mlops.registry import serving_version
 from brookside_mlops.rollout_run import continue_rollout, deploy_run, plan_view
@@ -23,7 +23,7 @@ from tests.azure.emulator import Emulator
 from tests.azure.endpoints import log_requests, of
 from tests.bundles import failing
 from tests.drivers import BODIES
-from tests.registered import Registered, registered_run
+from tests.registered import Registered, asking, registered_run
 
 pytestmark = pytest.mark.azure
 
@@ -59,16 +59,25 @@ def test_endpoint_that_was_deleted_is_made_again_by_a_deployment_alone(
     from brookside_mlops.rollback_run import Return, roll_back
 
     deploy_run(project.run(1))
+    with pytest.raises(RolloutWaits):
+        deploy_run(project.run(2), asking(project, "bake", "pause"))
     azure_store.drop(azure_store.seen("PUT", "onlineEndpoints/[^/]+$")[0].path)
     before = len(azure_store.writes())
     for act in (
         endpoint_of(project).wake,
         lambda: roll_back(project.run(1), Return("asked for", "asked", "", False)),
-        lambda: continue_rollout(project.run(1)),
+        lambda: continue_rollout(project.run(2)),
     ):
         with pytest.raises(AzureEndpointError, match=r"it is not there any more(.|\n)*deploy makes it again"):
             act()
     assert len(azure_store.writes()) == before
+    with pytest.raises(RolloutWaits):  # a rollout that somebody paused stays so
+        deploy_run(project.run(2))
+    ended = continue_rollout(project.run(2))
+    assert ended and ended.state == "restored" and "green is gone" in ended.reason
+    record, _ = deploy_run(project.run(2))
+    assert record and record.state == "finished"
+    assert endpoint_of(project).show().traffic == {record.new: 100}
 
 
 def test_versions_take_over_and_go_back(project: Registered, azure_store: Emulator) -> None:
