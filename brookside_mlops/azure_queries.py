@@ -63,7 +63,7 @@ def requests_query(endpoint: str) -> str:
     return f"""{TRAFFIC}
 | where EndpointName == {literal(endpoint)}
 | extend Code = toint(ResponseCode), Model = toint(ModelStatusCode)
-| extend Status = iff(Code == 424 and Model > 0, Model, Code)"""
+| extend Status = case(Code == 424 and Model > 0, Model, Code == 424, 502, Code)"""
 
 
 def counts_query(endpoint: str, limits_ms: tuple[float, float, float], since: datetime | None = None) -> str:

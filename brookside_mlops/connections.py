@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import httptools
 
-from .endpoints.protocol import PIN
+from .endpoints.protocol import MODEL_STATUS, PIN, status_of
 from .target import Target, proxy_of, ssl_context, url_parts
 
 # %% auto #0
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         """Forget the last answer."""
         self.parser = httptools.HttpResponseParser(self)
         self.parts: list[bytes] = []
-        self.size, self.deployment = 0, ""
+        self.size, self.deployment, self.model = 0, "", ""
         self.heard = self.headed = self.bounded = False
 
     def ask(self, request: bytes) -> asyncio.Future[Reply]:
@@ -110,6 +110,8 @@ class Connection(asyncio.Protocol):
             self.bounded = True
         elif lower == PIN.encode():
             self.deployment = value.decode("latin-1")
+        elif lower == MODEL_STATUS.encode():
+            self.model = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """Note that the body is next."""
@@ -133,7 +135,8 @@ class Connection(asyncio.Protocol):
         self._finish()
 
     def _finish(self) -> None:
-        self._end(Reply(self.parser.get_status_code(), b"".join(self.parts), self.deployment))
+        status = status_of(self.parser.get_status_code(), self.model)
+        self._end(Reply(status, b"".join(self.parts), self.deployment))
 
 
 # %% ../nbs/parts/connections.ipynb #0c3101fe

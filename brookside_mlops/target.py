@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from .endpoints.local import EndpointError
-from .endpoints.protocol import PIN, REPLAYED, Answer, Endpoint, seconds_of
+from .endpoints.protocol import MODEL_STATUS, PIN, REPLAYED, Answer, Endpoint, seconds_of, status_of
 from .errors import InputError
 
 # %% auto #0
@@ -172,7 +172,7 @@ class Target:
             content = None
         found = answer.headers.get(PIN, "")
         return Answer(
-            status=answer.status_code,
+            status=status_of(answer.status_code, answer.headers.get(MODEL_STATUS, "")),
             content=content,
             deployment=found,
             seconds=seconds,

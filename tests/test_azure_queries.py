@@ -24,11 +24,13 @@ from brookside_mlops.azure_queries import (
     watched_query,
     whole_query,
 )
+from brookside_mlops.endpoints.azure_metrics import traffic_query
 
 # The columns that are asked about, as Azure Monitor's reference of tables lists them.
 TABLES = {
     "AmlOnlineEndpointTrafficLog": "(TimeGenerated: datetime, EndpointName: string, DeploymentName: string, ResponseCode: int, "
     "ModelStatusCode: int, TotalDurationMs: int, XRequestId: string)",
+    "AmlOnlineEndpointConsoleLog": "(TimeGenerated: datetime, EndpointName: string, DeploymentName: string, Message: string)",
     "AppMetrics": "(TimeGenerated: datetime, Name: string, Sum: real, Min: real, Max: real, ItemCount: int, Properties: dynamic)",
 }
 NAMES = ("viability-prod", "it's \\ a \n name'; drop")
@@ -44,6 +46,7 @@ def queries(endpoint: str) -> dict[str, str]:
         "counts since": counts_query(
             endpoint, (500, 2000, 3000), datetime(2026, 11, 28, 2, 3, 4, 5, tzinfo=UTC)
         ),
+        "each request": traffic_query(endpoint, datetime(2026, 11, 28, 2, 3, 4, 5, tzinfo=UTC)),
         "whole": whole_query(endpoint),
         "parts": parts_query(endpoint, 300),
         "deployments": deployments_query(endpoint),

@@ -64,6 +64,17 @@ def test_answers_are_read_as_httpx_reads_them(answer: bytes | list[bytes]) -> No
     assert {(reply.status, reply.body) for reply in replies} == {(expected.status_code, expected.content)}
 
 
+@pytest.mark.parametrize(
+    ("status", "model", "meant"),
+    [(424, b"500", 500), (424, b"400", 400), (424, b"", 424), (424, b"none", 424), (503, b"500", 503)],
+)
+def test_status_of_the_model_comes_out_from_behind_azures_424(status: int, model: bytes, meant: int) -> None:
+    said = http(status, b"{}", *([b"ms-azureml-model-error-statuscode: " + model] if model else []))
+    with serving(lambda number, body: said) as server:
+        target = Target(server.url, "key")
+        assert [one.status for one in post(target, b"[]")] == [meant] == [target.score(b"[]").status]
+
+
 def test_connections_are_kept_and_no_more_than_allowed() -> None:
     async def work(target: Target) -> None:
         async with Pool(target, most=4) as pool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..azure_client import credential, current_cloud
+from ..azure_queries import literal, moment, requests_query
 from ..azure_settings import AzureSettings
 from .azure_errors import AzureEndpointError, Trouble, code_and_message
 from .azure_score import LINE
@@ -40,16 +41,15 @@ def traffic_query(endpoint: str, since: datetime, most: int = MOST) -> str:
     """Return the query for the requests that have been logged after a moment, those that came first first."""
     return f"""
 let said = AmlOnlineEndpointConsoleLog
-| where EndpointName == '{endpoint}' and Message has '{LINE.strip()}'
+| where EndpointName == {literal(endpoint)} and Message has '{LINE.strip()}'
 | extend Said = parse_json(extract(@'{LINE.strip()} (.*)$', 1, Message))
 | project XRequestId = tostring(Said.request), Pinned = toint(Said.pinned), Rows = tolong(Said.rows),
     Total = todouble(Said.total), Squares = todouble(Said.squares), Classes = tostring(Said.classes);
-AmlOnlineEndpointTrafficLog
-| where EndpointName == '{endpoint}'
+{requests_query(endpoint)}
 | extend Ingested = bin(ingestion_time(), 1microsecond)
-| where Ingested > datetime({since.isoformat()})
+| where Ingested > {moment(since)}
 | join kind=leftouter hint.strategy=broadcast said on XRequestId
-| project Ingested, TimeGenerated, DeploymentName, ResponseCode, TotalDurationMs, Pinned, Rows, Total, Squares, Classes
+| project Ingested, TimeGenerated, DeploymentName, Status, TotalDurationMs, Pinned, Rows, Total, Squares, Classes
 | order by Ingested asc
 | take {most}
 """

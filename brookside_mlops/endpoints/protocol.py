@@ -16,12 +16,14 @@ __all__ = [
     "PIN",
     "REQUEST_ID",
     "REPLAYED",
+    "MODEL_STATUS",
     "WHOLE",
     "Deployment",
     "Limits",
     "EndpointInfo",
     "state_text",
     "Answer",
+    "status_of",
     "seconds_of",
     "Counts",
     "Endpoint",
@@ -33,6 +35,9 @@ __all__ = [
 PIN = "azureml-model-deployment"
 REQUEST_ID = "x-ms-request-id"
 REPLAYED = "x-brookside-replayed"  # on requests of ours: they are no callers, so nothing of them is sampled
+MODEL_STATUS = (
+    "ms-azureml-model-error-statuscode"  # of an answer 424 of Azure: what the model itself answered
+)
 WHOLE = "brookside.whole"  # in the state of a request whose body has arrived
 
 
@@ -102,6 +107,11 @@ class Answer(BaseModel):
     deployment: str
     seconds: float
     retry_after: float | None = None
+
+
+def status_of(status: int, model: str) -> int:
+    """Return the status of an answer: the model's own, which Azure gives in the header MODEL_STATUS, where it is hidden behind 424."""
+    return int(model) if status == 424 and model.isdecimal() else status
 
 
 def seconds_of(header: str) -> float | None:

@@ -29,6 +29,7 @@ ENDPOINT = rf"(?P<endpoint>/subscriptions/[^/]+/resourcegroups/[^/]+/providers/{
 DEPLOYMENT = rf"(?P<path>{ENDPOINT}/deployments/(?P<deployment>[^/]+))"
 TYPES = (f"{ML}/workspaces/onlineendpoints".lower(), f"{ML}/workspaces/onlineendpoints/deployments".lower())
 NEVER = 10**9
+MODEL = (400, 500)  # of the local server: what a model answers itself, for which the service gives 424
 LOGS = "22222222-3333-4444-5555-666666666666"
 
 
@@ -283,11 +284,15 @@ def score(emulator: Emulator, request: Request) -> Reply:
     except httpx.HTTPError:
         raise Refused(502, "BadGateway", "No deployment answers.") from None
     kept = ("content-type", PIN, "x-ms-request-id", "retry-after")
-    return Reply(
-        answer.status_code,
-        answer.content or b"{}",
-        {key: answer.headers[key] for key in kept if key in answer.headers},
-    )
+    headers = {key: answer.headers[key] for key in kept if key in answer.headers}
+    status = answer.status_code
+    if status in MODEL:
+        headers |= {
+            "ms-azureml-model-error-statuscode": str(status),
+            "ms-azureml-model-error-reason": "model_error",
+        }
+        status = 424
+    return Reply(status, answer.content or b"{}", headers)
 
 
 # Storage and models
@@ -354,6 +359,7 @@ def traffic_log(emulator: Emulator, request: Request) -> Reply | None:
     emulator.check_token(request)
     query = str(request.json.get("query", ""))
     name = re.search(r"EndpointName == '([^']+)'", query)
+    told = "Code == 424 and Model > 0, Model" in query  # else a model's own status is hidden behind 424
     since = re.search(r"Ingested > datetime\(([^)]+)\)", query)
     most = re.search(r"take (\d+)", query)
     if not (name and since and most and "AmlOnlineEndpointTrafficLog" in query):
@@ -381,9 +387,17 @@ def traffic_log(emulator: Emulator, request: Request) -> Reply | None:
         came = next(when for until, when in marks if number <= until)
         if came > begin:
             found.append(
-                [stamp(came), stamp(at), deployment, status, seconds * 1000, int(kind == "pinned"), *values]
+                [
+                    stamp(came),
+                    stamp(at),
+                    deployment,
+                    status if told or status not in MODEL else 424,
+                    seconds * 1000,
+                    int(kind == "pinned"),
+                    *values,
+                ]
             )
-    names = ["Ingested", "TimeGenerated", "DeploymentName", "ResponseCode", "TotalDurationMs", "Pinned"]
+    names = ["Ingested", "TimeGenerated", "DeploymentName", "Status", "TotalDurationMs", "Pinned"]
     names += ["Rows", "Total", "Squares", "Classes"]
     kinds = ["datetime", "datetime", "string", "int", "real", "long", "long", "real", "real", "string"]
     columns = [{"name": one, "type": kind} for one, kind in zip(names, kinds, strict=True)]

@@ -112,6 +112,20 @@ def test_alert_gives_the_traffic_back_to_the_version_before(
     assert {one.version: one.weight for one in endpoint.show().deployments if one.weight} == {1: 100}
 
 
+def test_failure_of_the_model_counts_as_an_error_and_what_it_refuses_as_refused(
+    project: Registered, azure_store: Emulator
+) -> None:
+    deploy_run(project.run(1))
+    endpoint = endpoint_of(project)
+    _, cursor = endpoint.counts("", (5, 50, 500))
+    for minutes, status in ((4, 500), (2, 400), (1, 200)):
+        log_requests(azure_store, endpoint.name, "blue", time.time(), minutes, status)
+    counts, _ = endpoint.counts(cursor, (5, 50, 500))
+    found = counts["blue"]
+    assert (found.requests, found.errors, found.refused) == (21, 12, 6)
+    assert endpoint.score(b"not JSON").status == 400
+
+
 def test_canary_that_fails_its_callers_goes_back_and_leaves_traffic_as_it_was(
     project: Registered, azure_store: Emulator
 ) -> None:
