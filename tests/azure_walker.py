@@ -21,7 +21,7 @@ from brookside_mlops.endpoints.local import stop_all
 from tests.github_walker import ROOT, JobEnd, Ran, checkout, machine, shell
 from tests.workflow_expressions import Expression, text_of
 
-HOLE = re.compile(r"\$\{\{(.*?)\}\}", re.S)
+HOLE = re.compile(r"\$\{\{((?:(?!\}\}).)*)\}\}", re.S)
 COMPARE: dict[str, Callable[..., Any]] = {
     "eq": lambda one, other: text_of(one).lower() == text_of(other).lower(),
     "ne": lambda one, other: text_of(one).lower() != text_of(other).lower(),
@@ -229,7 +229,9 @@ class Agent:
         command = self._filled(step["script"])
         assert not re.search(r"\$\([\w.]+\)", command), f"{self.name}: {command}: a variable has no value"
         environ = {
-            name.upper().replace(".", "_"): value for name, value in self.variables.items() if "." not in name
+            name.upper().replace(".", "_"): value
+            for name, value in (self.variables | self.told).items()
+            if name != "System.AccessToken"
         }
         environ |= {key: value for key, value in self.walker.environ.items() if key != "SYSTEM_ACCESSTOKEN"}
         environ |= {key: self._filled(value) for key, value in step.get("env", {}).items()}

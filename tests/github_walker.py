@@ -145,6 +145,7 @@ class Walker:
             "failure": lambda: failed,
             "success": lambda: not failed,
             "cancelled": lambda: False,
+            "contains": lambda within, one: one in within,
         }
 
     # ---- jobs ----------------------------------------------------------------------------------------------------------------------------

@@ -144,6 +144,24 @@ def test_state_is_kept_wherever_a_deployment_ends_and_after_it_was_taken_back() 
     assert jobs["rollback"]["strategy"]["max-parallel"] == 1
 
 
+@pytest.mark.parametrize(
+    ("ends", "run", "holds"),
+    [
+        ({"dev": "success", "post": "success"}, "r", False),
+        ({"dev": "failure", "post": "skipped"}, "r", True),
+        ({"dev": "cancelled", "post": "skipped"}, "r", True),  # by a person, or since its time was over
+        ({"train": "failure"}, "", False),
+    ],
+)
+def test_deployment_that_does_not_end_well_is_taken_back(ends: dict[str, str], run: str, holds: bool) -> None:
+    jobs = load(DEPLOYMENT)["jobs"]
+    needs: dict[str, Any] = {name: {"result": end} for name, end in ends.items()}
+    needs["train"] = {"outputs": {"run": run}, "result": ends.get("train", "success")}
+    assert condition(jobs["rollback"]["if"], {"needs": needs}, Walker.functions(False)) is holds
+    (told,) = [one for one in jobs["train"]["steps"] if one.get("id") == "run"]
+    assert "if" not in told, "a training that fails before it begins would name the run that is deployed"
+
+
 def test_no_long_lived_secret_is_named() -> None:
     for path in [*WORKFLOWS, *ACTIONS]:
         text = path.read_text(encoding="utf-8")
@@ -223,6 +241,8 @@ def test_pull_request_deploys_nothing(tmp_path: Path) -> None:
         ("always()", True, True),
         ("github.event_name == 'push' || inputs.environment != 'dev'", False, False),
         ("(failure() || cancelled()) && needs.train.outputs.run", True, True),
+        ("always() && contains(needs.*.result, 'failure')", False, True),
+        ("always() && contains(needs.*.result, 'cancelled')", False, False),
         ("${{ vars.AZURE_CLIENT_ID != '' }}", False, False),
     ],
 )
@@ -230,7 +250,7 @@ def test_conditions_are_read_as_github_reads_them(text: str, failed: bool, holds
     names = {
         "github": {"event_name": "workflow_dispatch"},
         "inputs": {"environment": "dev"},
-        "needs": {"train": {"outputs": {"run": "r"}}},
+        "needs": {"train": {"outputs": {"run": "r"}, "result": "success"}, "dev": {"result": "failure"}},
     }
     assert condition(text, names, Walker.functions(failed)) is holds
 
@@ -239,6 +259,7 @@ def test_conditions_are_read_as_github_reads_them(text: str, failed: bool, holds
 
 ASKING = frozenset({"brookside-mlops ci advisories"})
 UNIT = "'not browser and not spark and not azure and not workflows and not endtoend'"
+WHOLE = "'endtoend and not browser and not spark and not azure and not workflows'"
 SMALL = "rows=4000 bootstrap=100 trees={}"
 
 
@@ -274,7 +295,7 @@ def narrowed() -> dict[str, str]:
         '"brookside-mlops ci secrets"': '"brookside-mlops ci secrets nbs/guide"',
         "--output-format JSON": "--output-format JSON --no-validate",
         '"nbdev-test --n-workers 2"': '"nbdev-test nbs/parts/errors.ipynb"',
-        '"pytest -m endtoend': '"pytest tests/test_settings.py',
+        f'"pytest -m {WHOLE}': '"pytest tests/test_settings.py',
         f'"pytest -m {UNIT}': '"pytest tests/test_gates.py',
         'source = ["brookside_mlops"]': 'source = ["brookside_mlops.gates"]',
     }
@@ -321,4 +342,4 @@ def test_page_of_the_run_has_the_gates(way: Walker) -> None:
     text = way.summary.read_text(encoding="utf-8")
     for wanted in ("## viability in dev", "## viability in prod", "| evaluate | accuracy |", "## quality"):
         assert wanted in text
-    assert "Approved by reviewers of GitHub environment prod, run 7" in text
+    assert "Approved by environment prod of GitHub, run 7" in text

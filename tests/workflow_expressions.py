@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 TOKEN = re.compile(
-    r"\s*(?:('(?:[^']|'')*')|(\d+(?:\.\d+)?)|([A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)*)|(&&|\|\||==|!=|[()!,]))"
+    r"\s*(?:('(?:[^']|'')*')|(\d+(?:\.\d+)?)|([A-Za-z_][\w-]*(?:\.(?:[A-Za-z_][\w-]*|\*))*)|(&&|\|\||==|!=|[()!,]))"
 )
-HOLE = re.compile(r"\$\{\{(.*?)\}\}", re.S)
+HOLE = re.compile(r"\$\{\{((?:(?!\}\}).)*)\}\}", re.S)
 
 
 class Expression:
@@ -94,11 +94,12 @@ class Expression:
 
 
 def look_up(names: Mapping[str, Any], word: str) -> Any:
-    """Return the value of a dotted name, None where there is none."""
+    """Return the value of a dotted name, None where there is none; after `*`, a list of that of each member."""
+    first, _, after = word.partition(".*.")
     found: Any = names
-    for part in word.split("."):
+    for part in first.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+    return [look_up(one, after) for one in (found or {}).values()] if after else found
 
 
 def text_of(value: Any) -> str:
