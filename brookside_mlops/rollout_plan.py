@@ -88,7 +88,10 @@ LOOKS = 12  # at least, in a bake
 
 def plan_of(settings: Environment) -> Plan:
     """Return the plan that an environment's settings ask for."""
+    from brookside_mlops.endpoints.targets import place_of
+
     scale = settings.bake_scale
+    rates = {"local": settings.replay_rate, "azure": settings.azure_replay_rate}
     bake = 60 * settings.bake_minutes * scale
     rules = Rules(
         alpha=settings.canary_alpha,
@@ -111,7 +114,7 @@ def plan_of(settings: Environment) -> Plan:
         pause=60 * scale,
         keep_hours=settings.keep_hours,
         approval=settings.approval,
-        replay_rate=settings.replay_rate if settings.replay_traffic else 0.0,
+        replay_rate=rates[place_of(settings)] if settings.replay_traffic else 0.0,
     )
 
 
@@ -176,6 +179,8 @@ def _steps(plan: Plan, new: str, old: str) -> list[str]:
     for split in splits(new, old, plan.steps):
         bake = f"bake {_long(plan.bake)}" if old else "no bake: nothing else could serve"
         found.append(f"traffic {', '.join(f'{name} {weight} %' for name, weight in split.items())}; {bake}")
+    if old and plan.replay_rate:
+        found.append(f"while it bakes, send {plan.replay_rate:g} held-out rows a second (replay_traffic)")
     if old and plan.strategy == "canary":
         found.append(f"delete {old}")
     elif old:

@@ -34,6 +34,7 @@ class RolloutSettings(BaseModel):
     approval: bool = False
     replay_traffic: bool = False
     replay_rate: Annotated[float, Field(gt=0, le=100_000)] = 200.0
+    azure_replay_rate: Annotated[float, Field(gt=0, le=100_000)] = 20.0
 
     canary_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     canary_margin: Annotated[float, Field(gt=0, le=1)] = 0.05

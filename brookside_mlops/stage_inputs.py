@@ -53,6 +53,7 @@ _ROLLOUT = (
     "approval",
     "replay_traffic",
     "replay_rate",
+    "azure_replay_rate",
     "canary_alpha",
     "canary_margin",
     "max_error_rate",

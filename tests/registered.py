@@ -29,6 +29,7 @@ QUICK = {
     "rollout_steps": "50, 100",
     "replay_traffic": "yes",
     "replay_rate": "200",
+    "azure_replay_rate": "200",
     "request_seconds": "2",
 }
 
