@@ -64,7 +64,7 @@ def drift_command(
         given = [f"{name}={path.resolve()}" for name, path in names.items() if path]
         stage_verb(
             "drift",
-            as_asked(chosen_run(run, environment, usecase, having="train.parquet"), context),
+            as_asked(chosen_run(run, environment, usecase, having=("train.parquet",)), context),
             [*given, "stop_when_critical=true"],
             as_json,
         )
