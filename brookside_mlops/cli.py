@@ -50,7 +50,15 @@ if TYPE_CHECKING:
     from brookside_mlops.runs import Run
 
 # %% auto #0
-__all__ = ["app", "stage_command", "deploy_command", "smoke_test_command", "rollback_command", "main"]
+__all__ = [
+    "app",
+    "VERSION",
+    "stage_command",
+    "deploy_command",
+    "smoke_test_command",
+    "rollback_command",
+    "main",
+]
 
 # %% ../nbs/parts/cli.ipynb #964f5e49
 app = typer.Typer(
@@ -82,8 +90,14 @@ def stage_command(
     as_json: JsonOption = False,
 ) -> None:
     """Run the notebook of one stage in a run."""
-    found = as_asked(chosen_run(run, environment, usecase), context)
-    stage_verb(name.replace("-", "_"), found, parameters, as_json)
+    from brookside_mlops.stage_inputs import results_read
+
+    stage = name.replace("-", "_")
+    found = as_asked(chosen_run(run, environment, usecase, having=results_read(stage)), context)
+    stage_verb(stage, found, parameters, as_json)
+
+
+VERSION = ("bundle/model.onnx",)  # what a run has from registration on
 
 
 @app.command("deploy")
@@ -99,7 +113,7 @@ def deploy_command(
     as_json: JsonOption = False,
 ) -> None:
     """Roll the version of a run out to its endpoint (06_deploy)."""
-    found = as_asked(chosen_run(run, environment, usecase, having="bundle/model.onnx"), context)
+    found = as_asked(chosen_run(run, environment, usecase, having=VERSION), context)
     if plan:
         _show_plan(found, as_json)
         return
@@ -158,7 +172,9 @@ def smoke_test_command(
     given: dict[str, Any] = {"url": url, "key_file": key, "golden": data and data.resolve()}
     given |= {"rate": rate, "seconds": seconds, "load": load}
     words = [f"{name}={value}" for name, value in given.items() if value]
-    stage_verb("smoke_test", as_asked(chosen_run(run, environment, usecase), context), words, as_json)
+    needed = VERSION if url else (*VERSION, "deploy.json")
+    found = as_asked(chosen_run(run, environment, usecase, having=needed), context)
+    stage_verb("smoke_test", found, words, as_json)
 
 
 def _smoke_url(
@@ -204,7 +220,8 @@ def rollback_command(
 ) -> None:
     """Give all traffic back to an earlier version (09_rollback)."""
     found = as_asked(
-        _run_of_endpoint(endpoint) if endpoint else chosen_run(run, environment, usecase), context
+        _run_of_endpoint(endpoint) if endpoint else chosen_run(run, environment, usecase, having=VERSION),
+        context,
     )
     from brookside_mlops.rollback_run import need_release
 

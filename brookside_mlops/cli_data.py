@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from brookside_mlops.cli_options import (
     stage_verb,
 )
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from brookside_mlops.drift import DriftReport
 
 contract_app = typer.Typer(cls=Group, no_args_is_help=True, help="Data contracts.", rich_markup_mode=None)
 
@@ -48,16 +51,20 @@ def drift_command(
             raise InputError(
                 "--endpoint with a table: the new rows are a table, or the requests of an endpoint"
             )
-        given = [f"endpoint={endpoint}", f"days={days:g}", "stop_when_critical=true"]
-        found = chosen_run(run) if run else _run_of(endpoint)
-        stage_verb("drift", as_asked(found, context), given, as_json)
+        if run is not None:
+            raise InputError(
+                f"--endpoint with --run: requests are compared with the version that serves, whatever its run; a notebook of it in a "
+                f"run: brookside-mlops stage drift --run {run} --set endpoint={endpoint}"
+            )
+        said = str(context.get_parameter_source("environment")).endswith("COMMANDLINE")
+        _drift_of_endpoint(endpoint, days, environment if said else "", as_json)
         return
     if reference is None or run is not None:
         names = {"reference": reference, "current": current}
         given = [f"{name}={path.resolve()}" for name, path in names.items() if path]
         stage_verb(
             "drift",
-            as_asked(chosen_run(run, environment, usecase, having="train.parquet"), context),
+            as_asked(chosen_run(run, environment, usecase, having=("train.parquet",)), context),
             [*given, "stop_when_critical=true"],
             as_json,
         )
@@ -67,17 +74,54 @@ def drift_command(
     _drift_of_tables(reference, current, environment, as_json)
 
 
-def _run_of(endpoint: str) -> Any:
-    """Return the run that was rolled out to an endpoint last. InputError where there is none."""
-    from brookside_mlops.cli_endpoint import state_of
-    from brookside_mlops.rollout_run import run_of_endpoint
+def _drift_of_endpoint(endpoint: str, days: float, environment: str, as_json: bool) -> None:
+    """Compare what an endpoint has kept with what the version that serves learnt from, and show what was found. Exit 1 for a failure."""
+    from brookside_mlops.jobs import KEPT_THERE
+    from brookside_mlops.monitoring_config import drift_limits
+    from brookside_mlops.stages.drift import drift_of_endpoint
+    from brookside_mlops.watched import find_deployed
 
-    return run_of_endpoint(state_of(None, endpoint), endpoint)
+    if days <= 0:
+        raise InputError(f"--days {days:g} is not above 0")
+    found = find_deployed(Path.cwd(), endpoint, environment)
+    if environment and found.environment != environment:
+        raise InputError(f"--environment {environment}: endpoint {endpoint} is of {found.environment}")
+    if found.place == "azure":
+        raise InputError(f"endpoint {endpoint}: {KEPT_THERE}")
+    limits = drift_limits(Path.cwd(), found.environment)
+    result = drift_of_endpoint(found.state_folder, endpoint, days, limits, stop_when_critical=True)
+    if as_json:
+        from brookside_mlops.reporting import show_json
+
+        show_json(result.model_dump(mode="json"))
+    else:
+        _show_report(result.report)
+        features = {one.feature for one in result.report.features}
+        for check in result.checks:
+            if check.name not in features:
+                typer.echo(
+                    f"{check.verdict:8} {check.name:30} {check.measured_text()}, required {check.required}"
+                )
+        for note in result.found.notes if result.found else ():
+            typer.echo(note)
+    if result.verdict == "fail":
+        raise typer.Exit(1)
+
+
+def _show_report(report: DriftReport) -> None:
+    """Show each feature that was compared, and the verdict."""
+    from brookside_mlops.drift import NUMBERS
+
+    typer.echo(f"{'feature':24} " + " ".join(f"{name:>13}" for name in NUMBERS) + "  why")
+    for one in report.features:
+        numbers = " ".join(f"{said or '-':>13}" for said in one.numbers())
+        typer.echo(f"{one.feature[:24]:24} {numbers}  {one.reason}")
+    typer.echo(f"{report.verdict}: {report.sentence()}")
 
 
 def _drift_of_tables(reference: Path, current: Path, environment: str, as_json: bool) -> None:
     """Compare two tables with no run behind them and show the report."""
-    from brookside_mlops.drift import NUMBERS, compare_tables
+    from brookside_mlops.drift import compare_tables
     from brookside_mlops.monitoring_config import drift_limits
 
     report = compare_tables(reference, current, limits=drift_limits(Path.cwd(), environment))
@@ -86,11 +130,7 @@ def _drift_of_tables(reference: Path, current: Path, environment: str, as_json: 
 
         show_json(report.model_dump(mode="json"))
     else:
-        typer.echo(f"{'feature':24} " + " ".join(f"{name:>13}" for name in NUMBERS) + "  why")
-        for one in report.features:
-            numbers = " ".join(f"{said or '-':>13}" for said in one.numbers())
-            typer.echo(f"{one.feature[:24]:24} {numbers}  {one.reason}")
-        typer.echo(f"{report.verdict}: {report.sentence()}")
+        _show_report(report)
     if report.verdict == "critical":
         raise typer.Exit(1)
 

@@ -40,10 +40,14 @@ def iterate_command(
 
     from brookside_mlops.iteration import iterate, stage_named
     from brookside_mlops.reporting import show_json
+    from brookside_mlops.run_record import STAGES
+    from brookside_mlops.stage_inputs import readers
 
     if open_ and as_json:
         raise InputError("--open with --json: one of them; JupyterLab writes to the same place")
-    chosen, source = stage_named(stage), as_asked(chosen_run(run, environment, usecase), context)
+    chosen = stage_named(stage)
+    needed = tuple(f"{one}.json" for one in STAGES if chosen in readers(one))
+    source = as_asked(chosen_run(run, environment, usecase, having=needed), context)
     new, notebook = iterate(source, chosen, Path.cwd())
     shown = os.path.relpath(notebook)
     if as_json:

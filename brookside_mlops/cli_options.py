@@ -131,8 +131,10 @@ StateOption = Annotated[
 
 
 # %% ../nbs/parts/cli_options.ipynb #5335def9
-def chosen_run(run: str | None, environment: str = "", usecase: str = "", having: str = "") -> Run:
-    """Return the run of an id, else the newest of an environment and use case, that has the artifact `having` if one is named."""
+def chosen_run(
+    run: str | None, environment: str = "", usecase: str = "", having: tuple[str, ...] = ()
+) -> Run:
+    """Return the run of an id, else the newest of an environment and use case that has the artifacts `having`."""
     from brookside_mlops.runs import find_run, list_runs
     from brookside_mlops.settings import read_settings
 
@@ -144,11 +146,11 @@ def chosen_run(run: str | None, environment: str = "", usecase: str = "", having
         if one.environment == environment and one.record.usecase == usecase
     ]
     for one in found:
-        if not having or having in one.record.artifacts:
+        if one.record.artifacts.keys() >= set(having):
             return one
     if found:
         raise InputError(
-            f"no run of {usecase} in {environment} has {having} yet; the newest is {found[0].id}: "
+            f"no run of {usecase} in {environment} has {' and '.join(having)} yet; the newest is {found[0].id}: "
             f"brookside-mlops run --resume {found[0].id}"
         )
     read_settings(Path.cwd(), environment, usecase)  # says which there are, where one of the two is none

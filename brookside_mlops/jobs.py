@@ -87,20 +87,15 @@ def accuracy_drop(result: DriftResult) -> float | None:
 def check_drift(project: Path, one: Deployed, now: datetime) -> str:
     """Compare the kept requests of an endpoint with what its version learnt from, note what was found, and return a line.
 
-    Raises InputError where no request was kept or no run is behind the endpoint.
+    Raises InputError where no request was kept, or the version has no profile.
     """
     from brookside_mlops.alert_store import AlertStore
-    from brookside_mlops.monitoring_config import monitoring_config
-    from brookside_mlops.pipeline import run_stage
-    from brookside_mlops.rollout import unheard
-    from brookside_mlops.rollout_run import run_of_endpoint
-    from brookside_mlops.stages.drift import DriftResult
+    from brookside_mlops.monitoring_config import drift_limits, monitoring_config
+    from brookside_mlops.stages.drift import drift_of_endpoint
 
     if one.place == "azure":
         return f"{one.endpoint}: {KEPT_THERE}"
-    run = run_of_endpoint(one.state_folder, one.endpoint)
-    run_stage(run, "drift", {"endpoint": one.endpoint, "days": DAYS}, unheard)
-    result = run.read(DriftResult, "drift")
+    result = drift_of_endpoint(one.state_folder, one.endpoint, DAYS, drift_limits(project, one.environment))
     said = f"{one.endpoint}: {result.report.sentence()}"
     profile = monitoring_config(project).profile(one.environment)
     if result.report.rows[1] < profile.data_drift.min_rows:

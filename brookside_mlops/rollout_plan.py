@@ -148,10 +148,16 @@ class PlanView(BaseModel):
     cost: RolloutCost
     warnings: list[str] = []
 
+    def title(self) -> str:
+        """Return what goes where, in a line; of a version that serves already, that it does."""
+        if not self.steps:
+            return f"version {self.version} serves on {self.endpoint} already, as {self.new}: there is nothing to do"
+        return f"version {self.version} to {self.endpoint}: {self.strategy}, {self.new} beside {self.old or 'nothing'}"
+
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
         return [
-            f"version {self.version} to {self.endpoint}: {self.strategy}, {self.new} beside {self.old or 'nothing'}",
+            self.title(),
             *(f"  {number}. {step}" for number, step in enumerate(self.steps, 1)),
             *(f"  stops it: {gate}" for gate in self.gates),
             *(f"  deletes: {one}" for one in self.deletes),
@@ -161,10 +167,9 @@ class PlanView(BaseModel):
 
     def _repr_html_(self) -> str:
         """Return the plan for a notebook."""
-        title = f"version {self.version} to {self.endpoint}: {self.strategy}, {self.new} beside {self.old or 'nothing'}"
         notes = [*(f"stops it: {one}" for one in self.gates), *(f"deletes: {one}" for one in self.deletes)]
         notes += [f"costs: {self.cost.words()}", *(f"warning: {one}" for one in self.warnings)]
-        return table_html(("", "step"), list(enumerate(self.steps, 1)), title, notes)
+        return table_html(("", "step"), list(enumerate(self.steps, 1)), self.title(), notes)
 
 
 def _long(seconds: float) -> str:
@@ -217,7 +222,7 @@ def view_plan(
             new=old,
             old="",
             strategy=plan.strategy,
-            steps=["nothing: this version serves already"],
+            steps=[],
             gates=[],
             deletes=[],
             cost=cost.rollout(len(known), len(known), len(known)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ["INPUTS", "Inputs", "readers", "notebook_name"]
+__all__ = ["INPUTS", "Inputs", "results_read", "readers", "notebook_name"]
 
 
 # %% ../nbs/parts/stage_inputs.ipynb #d38d10b7
@@ -88,6 +88,11 @@ INPUTS: dict[str, Inputs] = {
 
 
 # %% ../nbs/parts/stage_inputs.ipynb #3feaafb0
+def results_read(stage: str) -> tuple[str, ...]:
+    """Return the names of the results that a stage reads from its run."""
+    return tuple(f"{name}.json" for name in INPUTS[stage].stages) if stage in INPUTS else ()
+
+
 def readers(stage: str) -> tuple[str, ...]:
     """Return the stages that read a stage's artifacts, themselves or through others, in order."""
     changed = {stage}

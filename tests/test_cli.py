@@ -19,6 +19,7 @@ from brookside_mlops.onboarding import Onboarding, known_usecases, onboard
 from brookside_mlops.results import StageResult
 from brookside_mlops.runs import Run
 from brookside_mlops.scratch import scratch_bundle as adding
+from brookside_mlops.stages.register import origin
 from tests.tables import CELLS, CHURN
 
 RUNNER = CliRunner()
@@ -251,6 +252,35 @@ def test_drift_takes_the_newest_run_that_has_training_rows(here: Path) -> None:
     assert code == 0 and good.id in output, output
     code, output = call("drift", "--run", failed.id, "--current", "new.parquet")
     assert code == 2 and "run the stage that makes it first" in output
+
+
+def test_smoke_test_takes_the_newest_run_that_was_deployed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr("brookside_mlops.cli.stage_verb", lambda name, run, *rest: taken.append(run.id))
+    runs = [Run.create(here, "dev", "viability") for _ in range(3)]
+    for run, stages in zip(runs, (("register", "deploy"), ("register",), ()), strict=True):
+        for stage in stages:
+            files = {"graph": "bundle/model.onnx"} if stage == "register" else {}
+            for name in files.values():
+                run.new(name).write_text("x")
+            run.finish(StageResult(stage=stage, verdict="pass", artifacts=files))
+    for words in (
+        ("smoke-test",),
+        ("smoke-test", "--url", "http://127.0.0.1:9/score"),
+        ("stage", "validate"),
+    ):
+        assert call(*words)[0] == 0
+    assert taken == [run.id for run in runs]
+
+
+def test_promoted_version_is_said_to_be_from_where_it_was_registered(here: Path) -> None:
+    source, promoted = Run.create(here, "staging", "viability"), Run.create(here, "prod", "viability")
+    for known, said in ((source.id, "staging"), ("20200101-000000-gone", "run 20200101-000000-gone")):
+        with promoted.change() as record:
+            record.promoted_from = known
+        assert origin(promoted) == said
 
 
 def test_drift_without_any_training_rows_says_which_run_to_resume(here: Path) -> None:

@@ -94,6 +94,21 @@ def test_own_notebook_of_a_run_is_what_runs_and_what_the_next_stage_reads(
     assert any(one["heading"] == "The picture" for one in found["cells"])
 
 
+def test_verbs_pass_over_a_newer_run_that_has_not_what_they_need(
+    trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.project)
+    bare = json.loads(call("iterate", "03_train", "--run", trained.id, "--json")[1])["run"]
+    code, said = call("iterate", "04_evaluate", "--json")
+    assert code == 0, said
+    assert json.loads(said)["source"] != bare
+    for words in (("smoke-test",), ("stage", "smoke_test"), ("rollback",), ("stage", "register")):
+        code, said = call(*words)
+        assert code == 2 and re.search(r"no run of viability in dev has .*yet", said), said
+    folder = trained.project / "parameterized" / "dev" / bare
+    assert {path.name for path in folder.glob("*.ipynb")} == {"01_validate.ipynb", "02_engineer.ipynb"}
+
+
 @pytest.mark.parametrize("how", ["iterate", "promote"])
 def test_run_whose_making_is_interrupted_is_none(
     how: str, trained: Run, monkeypatch: pytest.MonkeyPatch

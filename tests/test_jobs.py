@@ -62,7 +62,9 @@ def test_weekly_look_notes_what_it_found_and_holds_back_a_retraining_on_too_few_
     project: Path, asked: Deployed
 ) -> None:
     now = datetime.now(UTC)
+    files = sorted(project.glob("parameterized/**/*"))
     said = check_drift(project, asked, now)
+    assert files == sorted(project.glob("parameterized/**/*"))  # a look is written into no run
     assert "features drifted" in said and "300 rows are fewer than min_rows, 100,000" in said
     store = AlertStore(asked.state_folder)
     share, drop = (

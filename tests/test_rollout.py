@@ -833,8 +833,11 @@ def test_plan_shows_what_is_made_what_is_deleted_and_what_it_costs(world: World)
     )
     assert any("keep blue at 0 % for 24 h" in step for step in kept.steps)
     again = view_plan(plan(), info, "cost-dev", target(1), PRICE)
-    assert again.steps == ["nothing: this version serves already"] and again.cost.in_azure == Amounts(
-        before=Decimal(100), during=Decimal(100), after=Decimal(100)
+    assert again.lines()[0] == "version 1 serves on cost-dev already, as blue: there is nothing to do"
+    assert (
+        "beside" not in again._repr_html_()
+        and again.steps == []
+        and again.cost.in_azure == Amounts(before=Decimal(100), during=Decimal(100), after=Decimal(100))
     )
     first = view_plan(plan(), None, "cost-dev", target(1), PRICE)
     assert (first.new, first.old) == ("blue", "")

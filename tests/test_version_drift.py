@@ -258,14 +258,40 @@ def test_drawn_rows_are_of_the_whole_table(tmp_path: Path) -> None:
     assert found["x"].mean() == pytest.approx(25_000, rel=0.1)
 
 
-def test_command_judges_an_endpoint_and_leaves_the_notebook(
+def files_of(run: Run) -> dict[str, str]:
+    return {str(path): sha256(path) for path in run.folder.rglob("*") if path.is_file()}
+
+
+def test_look_at_an_endpoint_leaves_every_run_as_it_is(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, moved = trained("cost"), late_rows(4, 200)
+    moved = moved.assign(duration_weeks=50 + moved["duration_weeks"], model_share=1.0)
+    monkeypatch.chdir(run.project)
+    before = files_of(run)
+    for rows, code, said in ((None, 2, "has kept no request"), (moved, 1, "critical: 4 of 9 features")):
+        name = f"looked-{code}-dev"
+        with served(run, name) as endpoint:
+            if rows is not None:
+                ask(endpoint, rows, ["one"], 200)
+        result = CliRunner().invoke(app, ["drift", "--endpoint", name])
+        assert result.exit_code == code and said in result.output, result.output
+        assert files_of(run) == before
+    refused = CliRunner().invoke(app, ["drift", "--endpoint", name, "--run", run.id])
+    assert refused.exit_code == 2 and "stage drift --run" in refused.output
+
+
+def test_stage_judges_an_endpoint_and_leaves_the_notebook(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained("cost")
     with served(run, "told-dev") as endpoint:
         ask(endpoint, late_rows(4, 200), [str(number) for number in range(4)], 50)
     monkeypatch.chdir(run.project)
-    result = CliRunner().invoke(app, ["drift", "--endpoint", "told-dev", "--run", run.id, "--json"])
+    looked = CliRunner().invoke(app, ["drift", "--endpoint", "told-dev", "--json"])
+    assert looked.exit_code == 0 and json.loads(looked.output)["current"] == "200 requests to told-dev"
+    words = ["stage", "drift", "--run", run.id, "--set", "endpoint=told-dev", "--json"]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     content = json.loads((run.folder / "drift.json").read_text())
     assert content["current"] == "200 requests to told-dev"

@@ -7,6 +7,7 @@ __all__ = [
     "ACCEPTED",
     "Source",
     "version_of",
+    "kept_rows",
     "requests_of",
     "profiler",
     "tables_of",
@@ -17,6 +18,8 @@ __all__ = [
     "inspected",
     "drift",
     "drift_of",
+    "judged",
+    "drift_of_endpoint",
     "psi_picture",
 ]
 
@@ -26,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TypedDict, Unpack
 
 import pandas as pd
@@ -68,9 +72,8 @@ def version_of(run: Run) -> Version | None:
     return Version.open(paths[0].parent)
 
 
-def requests_of(run: Run, endpoint: str, days: float) -> Source:
-    """Return the requests that an endpoint has kept in the last days. Raises InputError where there are none."""
-    state = run.settings.state
+def kept_rows(state: Path, endpoint: str, days: float) -> tuple[pd.DataFrame, Version | None]:
+    """Return the requests that an endpoint has kept in the last days, and the version that serves. InputError where there are none."""
     found = logged_rows(state, endpoint, datetime.now(UTC) - timedelta(days=days)).to_pandas()
     if not len(found):
         raise InputError(
@@ -78,13 +81,22 @@ def requests_of(run: Run, endpoint: str, days: float) -> Source:
             "kept from the next deployment on, and rows of ours (replayed, pinned, mirrored) are not; those of the last seconds are not "
             "written yet. A longer time: --days"
         )
-    version = Version.open(serving_bundle(endpoint_state(state, endpoint)))
+    return found, Version.open(serving_bundle(endpoint_state(state, endpoint)))
+
+
+def requests_of(run: Run, endpoint: str, days: float) -> Source:
+    """Return the kept requests of an endpoint against the profile of its version, else the training rows of the run."""
+    found, version = kept_rows(run.settings.state, endpoint, days)
     if version is None:
         before = profile_file(
             run.path("train.parquet"), columns=read_features(run.path("features.json")).names()
         )
     else:
         before = version.reference.features
+    return _asked(endpoint, found, before, version)
+
+
+def _asked(endpoint: str, found: pd.DataFrame, before: Profile, version: Version | None) -> Source:
     now = profile(found, like=before, columns=before.features)
     name = f"{len(found):,} requests to {endpoint}"
     return Source("the training rows of the version", name, (before, now), found, version, "label")
@@ -221,8 +233,12 @@ def drift(run: Run, *, stop_when_critical: bool = False, **where: Unpack[Where])
 
 
 def drift_of(run: Run, source: Source, stop_when_critical: bool = False) -> DriftResult:
-    """Return the verdict on a source of rows."""
-    limits = drift_limits(run.project, run.environment)
+    """Return the verdict on a source of rows, within the limits of the run's environment."""
+    return judged(source, drift_limits(run.project, run.environment), stop_when_critical)
+
+
+def judged(source: Source, limits: Thresholds, stop_when_critical: bool = False) -> DriftResult:
+    """Return the verdict on a source of rows within limits."""
     report = compare(*source.features, limits)
     found = inspected(source, report, limits)
     checks = report_checks(report, limits, stop_when_critical)
@@ -237,6 +253,23 @@ def drift_of(run: Run, source: Source, stop_when_critical: bool = False) -> Drif
         report=report,
         found=found,
     )
+
+
+# %% ../../nbs/stages/08_drift.ipynb #0c64c1c3
+def drift_of_endpoint(
+    state: Path, endpoint: str, days: float, limits: Thresholds, stop_when_critical: bool = False
+) -> DriftResult:
+    """Compare the requests that an endpoint has kept in the last days with what the version that serves learnt from.
+
+    Nothing is written. Raises InputError where no request was kept, or the version has no profile.
+    """
+    found, version = kept_rows(state, endpoint, days)
+    if version is None:
+        raise InputError(
+            f"endpoint {endpoint} serves a version from before versions had a profile: register and deploy it again, with this "
+            f"release, or compare with the training rows of its run: brookside-mlops stage drift --run RUN --set endpoint={endpoint}"
+        )
+    return judged(_asked(endpoint, found, version.reference.features, version), limits, stop_when_critical)
 
 
 # %% ../../nbs/stages/08_drift.ipynb #71d2c6d7
