@@ -2554,6 +2554,10 @@ d = {
                 "parts/cost_scenarios.html#served",
                 "brookside_mlops/cost_scenarios.py",
             ),
+            "brookside_mlops.cost_scenarios.sold_notes": (
+                "parts/cost_scenarios.html#sold_notes",
+                "brookside_mlops/cost_scenarios.py",
+            ),
             "brookside_mlops.cost_scenarios.unit_cost": (
                 "parts/cost_scenarios.html#unit_cost",
                 "brookside_mlops/cost_scenarios.py",
@@ -2594,6 +2598,8 @@ d = {
                 "brookside_mlops/costs.py",
             ),
             "brookside_mlops.costs._money": ("parts/costs.html#_money", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.as_sold": ("parts/costs.html#as_sold", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.budgeted": ("parts/costs.html#budgeted", "brookside_mlops/costs.py"),
             "brookside_mlops.costs.cost_report": ("parts/costs.html#cost_report", "brookside_mlops/costs.py"),
             "brookside_mlops.costs.cost_row": ("parts/costs.html#cost_row", "brookside_mlops/costs.py"),
             "brookside_mlops.costs.deployment_cost": (
@@ -2605,6 +2611,7 @@ d = {
                 "brookside_mlops/costs.py",
             ),
             "brookside_mlops.costs.monthly": ("parts/costs.html#monthly", "brookside_mlops/costs.py"),
+            "brookside_mlops.costs.place_line": ("parts/costs.html#place_line", "brookside_mlops/costs.py"),
             "brookside_mlops.costs.project_costs": (
                 "parts/costs.html#project_costs",
                 "brookside_mlops/costs.py",
@@ -2613,6 +2620,7 @@ d = {
                 "parts/costs.html#report_lines",
                 "brookside_mlops/costs.py",
             ),
+            "brookside_mlops.costs.sold_line": ("parts/costs.html#sold_line", "brookside_mlops/costs.py"),
         },
         "brookside_mlops.csv_files": {
             "brookside_mlops.csv_files._fault": (

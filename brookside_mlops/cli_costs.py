@@ -149,7 +149,10 @@ def what_if_command(
     instances: Annotated[int, typer.Option(help="How many; 0: as now.")] = 0,
     instance_type: Annotated[str, typer.Option("--instance-type", help="Another machine.")] = "",
     tier: Annotated[
-        str, typer.Option(help="pay_as_you_go, low_priority, reserved (a year), reserved_3_years")
+        str,
+        typer.Option(
+            help="pay_as_you_go, reserved (a year), reserved_3_years; low_priority is sold for batch alone."
+        ),
     ] = "",
     on: Annotated[str, typer.Option(help="Hours of a week that are on, e.g. 'mon-fri 07-19'.")] = "",
     batch_hours: Annotated[
@@ -161,7 +164,8 @@ def what_if_command(
     """Show what other instances, hours off, or batch instead of online would cost and save."""
     from brookside_mlops.cost_prices import tier_of
     from brookside_mlops.cost_scenarios import Wish, week_hours, what_if
-    from brookside_mlops.costs import instances_of
+    from brookside_mlops.costs import as_sold, instances_of
+    from brookside_mlops.endpoints.targets import place_of
     from brookside_mlops.reporting import show_json
     from brookside_mlops.settings import read_prices
 
@@ -172,7 +176,9 @@ def what_if_command(
         raise InputError(
             f"--batch-hours {batch_hours}: more than 0 and at most 24 hours a day would be right"
         )
-    before = instances_of(_environment(environment, usecase))
+    settings = _environment(environment, usecase)
+    before = instances_of(settings)
+    before = as_sold(before) if place_of(settings) == "azure" else before
     changes = {"count": instances, "type": instance_type, "tier": tier and tier_of(tier)}
     after = before.model_copy(update={key: value for key, value in changes.items() if value})
     wish = Wish(on=week_hours(on) if on else None, batch_hours=daily)
@@ -194,23 +200,27 @@ def per_prediction_command(
     import time
 
     from brookside_mlops.cost_scenarios import served, unit_cost
-    from brookside_mlops.costs import instances_of
+    from brookside_mlops.costs import as_sold, instances_of
     from brookside_mlops.endpoints.state import EndpointState
+    from brookside_mlops.endpoints.targets import endpoint_for, place_of
     from brookside_mlops.reporting import show_json
     from brookside_mlops.settings import read_prices
 
     settings = _environment(environment, usecase)
     state = EndpointState(settings.state, settings.endpoint_name(usecase))
-    if not state.exists:
+    endpoint = endpoint_for(settings, state.name)
+    if not endpoint.exists:
         raise InputError(
             f"endpoint {state.name!r} does not exist: brookside-mlops endpoint list shows the endpoints"
         )
+    if place_of(settings) == "azure":
+        endpoint.observe()  # fetches what Azure has logged
     found = unit_cost(
         state.name,
         served(state.requests, int(time.time()), days),
         read_prices(Path.cwd()),
-        instances_of(settings),
-        len(state.deployments()),
+        as_sold(instances_of(settings)),
+        len(endpoint.deployments()),
     )
     if as_json:
         show_json(found.model_dump(mode="json"))
@@ -223,9 +233,7 @@ def per_prediction_command(
 def budget_command(
     daily: Annotated[
         Path | None,
-        typer.Option(
-            help="CSV of a bill: date, cost, environment; by default the instances are planned with."
-        ),
+        typer.Option(help="CSV of a bill: date, cost, environment; by default what the instances cost."),
     ] = None,
     month: Annotated[str, typer.Option(help="Month of the bill, 2026-11; by default its last one.")] = "",
     usecase: UseCaseOption = "viability",
@@ -242,7 +250,8 @@ def budget_command(
         read_daily,
         spent_in,
     )
-    from brookside_mlops.costs import instances_of, monthly
+    from brookside_mlops.costs import budgeted
+    from brookside_mlops.endpoints.targets import place_of
     from brookside_mlops.monitoring_config import monitoring_config
     from brookside_mlops.reporting import show_json
     from brookside_mlops.settings import ENVIRONMENTS, read_prices
@@ -260,10 +269,11 @@ def budget_command(
     checks = []
     for name in ENVIRONMENTS:
         settings = _environment(name, usecase)
-        amount = (
-            monthly(prices, instances_of(settings)) if bill is None else spent_in(by_day(bill, name), month)
-        )
-        checks.append(check_budget(name, amount, config.profile(name).cost_monitoring))
+        if bill is None:
+            amount, note = budgeted(settings, prices, place_of(settings))
+        else:
+            amount, note = spent_in(by_day(bill, name), month), ""
+        checks.append(check_budget(name, amount, config.profile(name).cost_monitoring, note))
     found = [one for one in checks if one is not None]
     if as_json:
         show_json({"month": month, "budgets": [one.model_dump(mode="json") for one in found]})

@@ -29,7 +29,7 @@ __all__ = ["notion_app", "monthly_cost_of", "notion_sync"]
 # %% ../nbs/parts/cli_notion.ipynb #18522172
 def monthly_cost_of(project: Path) -> MonthlyCost:
     """Return what tells the monthly cost of an environment, in the currency of [prices]. It raises InputError for no price."""
-    from brookside_mlops.costs import instances_of, monthly
+    from brookside_mlops.costs import as_sold, instances_of, monthly
     from brookside_mlops.onboarding import known_usecases
     from brookside_mlops.settings import read_prices, read_settings
 
@@ -37,7 +37,7 @@ def monthly_cost_of(project: Path) -> MonthlyCost:
 
     def monthly_cost(environment: str) -> Decimal:
         usecase = known_usecases(project)[0]
-        return monthly(prices, instances_of(read_settings(project, environment, usecase)[0]))
+        return monthly(prices, as_sold(instances_of(read_settings(project, environment, usecase)[0])))
 
     return monthly_cost
 

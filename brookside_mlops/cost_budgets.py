@@ -131,6 +131,7 @@ class BudgetCheck(BaseModel):
     used_percent: Percent
     threshold: int
     verdict: Literal["pass", "warning", "fail"]
+    note: str = ""
 
     def words(self, currency: str) -> str:
         """Return the check in a line."""
@@ -138,12 +139,14 @@ class BudgetCheck(BaseModel):
         what = "over the budget" if self.verdict == "fail" else what
         return (
             f"{self.environment}: {currency} {self.amount:,.2f} of {self.budget:,.2f}, "
-            f"{self.used_percent} %: {what}"
+            f"{self.used_percent} %: {what}" + f"; {self.note}" * bool(self.note)
         )
 
 
-def check_budget(environment: str, amount: Decimal, limits: CostMonitoring) -> BudgetCheck | None:
-    """Return how an amount stands to the budget of an environment, None where it has no budget."""
+def check_budget(
+    environment: str, amount: Decimal, limits: CostMonitoring, note: str = ""
+) -> BudgetCheck | None:
+    """Return how an amount stands to the budget of an environment, None where it has no budget; `note` is about the amount."""
     budget = limits.monthly_budget
     if not budget:
         return None
@@ -158,4 +161,5 @@ def check_budget(environment: str, amount: Decimal, limits: CostMonitoring) -> B
         used_percent=percent(amount, budget),
         threshold=max(reached, default=0),
         verdict=verdict,
+        note=note,
     )

@@ -5,7 +5,7 @@
 # %% ../nbs/parts/cost_picture.ipynb #f3afd5cf
 from __future__ import annotations
 
-from .costs import CostReport
+from .costs import NOT_SOLD, CostReport
 from .plots import COLOURS, Picture, describe, figure
 
 # %% auto #0
@@ -44,10 +44,15 @@ def cost_picture(report: CostReport) -> Picture:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
-    axes.set_xlabel(f"{report.currency} a month in Azure")
+    dear = [f"{row.environment} {row.sold:,.0f}" for row in report.rows if row.sold != row.monthly]
+    sold = f"{NOT_SOLD},\nas sold {', '.join(dear)}" if dear else ""
+    axes.set_xlabel("\n".join(filter(None, [f"{report.currency} a month in Azure, as planned", sold])))
     title = f"{report.currency} {report.total:,.0f} a month"
     if report.total_reserved is not None and report.saved_year:
         title += f", {report.total_reserved:,.0f} with a year's reservation"
     axes.set_title(title)
     each = ", ".join(f"{row.environment} {row.monthly:,.2f}" for row in report.rows)
-    return describe(picture, f"Bars of {report.currency} a month by environment: {each}. {title}.")
+    return describe(
+        picture,
+        f"Bars of {report.currency} a month by environment: {each}. {title}. {' '.join(sold.split())}{'.' * bool(sold)}".strip(),
+    )

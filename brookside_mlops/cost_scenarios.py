@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from .cost_prices import RESERVED, Difference, Money, Percent, PriceList, cents, percent
-from .costs import Instances, monthly
+from .costs import NOT_SOLD, Instances, as_sold, monthly
 from .errors import InputError
 
 # %% auto #0
@@ -25,6 +25,7 @@ __all__ = [
     "Scenario",
     "Wish",
     "hours_of",
+    "sold_notes",
     "what_if",
     "Served",
     "served",
@@ -119,12 +120,21 @@ def hours_of(prices: PriceList, instances: Instances, wish: Wish) -> tuple[Decim
     ]
 
 
+def sold_notes(prices: PriceList, asked: list[tuple[str, Instances, Decimal]]) -> list[str]:
+    """Return what online instances of low priority cost as sold, each with its name and its hours; nothing where there are none."""
+    dear = [
+        f"{name} {monthly(prices, as_sold(instances), hours):,.2f}"
+        for name, instances, hours in asked
+        if as_sold(instances) != instances
+    ]
+    return [f"{NOT_SOLD}: as sold, {prices.terms.currency} a month: {', '.join(dear)}"] if dear else []
+
+
 def what_if(environment: str, prices: PriceList, before: Instances, after: Instances, wish: Wish) -> Scenario:
     """Return what other instances, or other hours, would cost. Raises InputError where there is no price."""
     hours, notes = hours_of(prices, after, wish)
     old, new = monthly(prices, before), monthly(prices, after, hours)
-    if after.tier == "low_priority" and wish.batch_hours is None:
-        notes = [*notes, "instances of low priority may be taken away at any moment"]
+    asked = [("now", before, prices.terms.hours_per_month), ("what if", after, hours)]
     return Scenario(
         environment=environment,
         currency=prices.terms.currency,
@@ -136,7 +146,7 @@ def what_if(environment: str, prices: PriceList, before: Instances, after: Insta
         saved_month=old - new,
         saved_year=12 * (old - new),
         saved_percent=percent(old - new, old),
-        notes=notes,
+        notes=notes + sold_notes(prices, asked if wish.batch_hours is None else asked[:1]),
     )
 
 

@@ -26,24 +26,29 @@ from brookside_mlops.cost_prices import (
     percent,
 )
 from .errors import InputError
+from .places import asked_place
 from .settings import ENVIRONMENTS, Environment, read_prices, read_settings
 
 # %% auto #0
 __all__ = [
-    "Place",
     "NOT_SOLD",
+    "Place",
     "Instances",
     "instances_of",
     "monthly",
+    "as_sold",
     "Amounts",
     "RolloutCost",
     "DeploymentCost",
     "deployment_cost",
+    "budgeted",
     "CostRow",
     "CostReport",
     "cost_row",
     "cost_report",
     "project_costs",
+    "sold_line",
+    "place_line",
     "report_lines",
 ]
 
@@ -72,6 +77,16 @@ def monthly(prices: PriceList, instances: Instances, hours: Decimal | None = Non
     """Return what instances cost for some hours, by default those of a month. Raises InputError where there is no price."""
     hours = prices.terms.hours_per_month if hours is None else hours
     return cents(prices.hourly(instances.type, instances.tier) * instances.count * hours)
+
+
+# %% ../nbs/parts/costs.ipynb #b385cf16
+NOT_SOLD = "low priority is not sold for online endpoints"
+
+
+def as_sold(instances: Instances) -> Instances:
+    """Return instances as Azure sells them for an online endpoint: paid as they go where they are planned with low priority."""
+    low = instances.tier == "low_priority"
+    return instances.model_copy(update={"tier": "pay_as_you_go"}) if low else instances
 
 
 # %% ../nbs/parts/costs.ipynb #bff55c06
@@ -139,17 +154,10 @@ class DeploymentCost(BaseModel):
         )
 
 
-NOT_SOLD = "low priority is not sold for online endpoints"
-
-
 def deployment_cost(settings: CostSettings, prices: PriceList, place: Place = "local") -> DeploymentCost:
-    """Return what a deployment of an environment costs a month; without a price it says so instead of failing.
-
-    One that really is in Azure is not priced at a tier that Azure does not sell for it.
-    """
-    instances, note = instances_of(settings), ""
-    if place == "azure" and instances.tier == "low_priority":
-        instances, note = instances.model_copy(update={"tier": "pay_as_you_go"}), NOT_SOLD
+    """Return what a deployment of an environment costs a month as sold; without a price it says so instead of failing."""
+    planned = instances_of(settings)
+    instances = as_sold(planned)
     try:
         amount, unknown = monthly(prices, instances), ""
     except InputError as error:
@@ -160,8 +168,23 @@ def deployment_cost(settings: CostSettings, prices: PriceList, place: Place = "l
         currency=prices.terms.currency,
         monthly=amount,
         unknown=unknown,
-        note=note,
+        note="" if instances == planned else NOT_SOLD,
     )
+
+
+def budgeted(settings: CostSettings, prices: PriceList, place: Place) -> tuple[Decimal, str]:
+    """Return the month of an environment that is held against its budget, and what to know about it.
+
+    An endpoint in Azure costs what is sold; one on this machine is held as it is planned. Raises InputError without a price.
+    """
+    planned = instances_of(settings)
+    sold = as_sold(planned)
+    amount = monthly(prices, sold)
+    if sold == planned:
+        return amount, ""
+    if place == "azure":
+        return amount, NOT_SOLD
+    return monthly(prices, planned), f"{NOT_SOLD}, as sold {prices.terms.currency} {amount:,.2f}"
 
 
 # %% ../nbs/parts/costs.ipynb #8096d517
@@ -172,8 +195,10 @@ class CostRow(BaseModel):
 
     environment: str
     endpoint: str
+    place: Place
     instances: Instances
     monthly: Money
+    sold: Money
     reserved: Money | None
     saved_percent: Percent
     saved_year: Difference
@@ -189,6 +214,7 @@ class CostReport(BaseModel):
     hours_per_month: Decimal
     rows: list[CostRow]
     total: Money
+    total_sold: Money
     total_reserved: Money | None
     saved_percent: Percent
     saved_year: Difference
@@ -197,7 +223,7 @@ class CostReport(BaseModel):
 
 
 def cost_row(settings: Environment, usecase: str, prices: PriceList) -> CostRow:
-    """Return the row of an environment. Raises InputError where its instances have no price."""
+    """Return the row of an environment, as planned and as sold. Raises InputError where its instances have no price."""
     instances = instances_of(settings)
     now = monthly(prices, instances)
     reserved: Decimal | None = now
@@ -209,8 +235,10 @@ def cost_row(settings: Environment, usecase: str, prices: PriceList) -> CostRow:
     return CostRow(
         environment=settings.name,
         endpoint=settings.endpoint_name(usecase),
+        place=asked_place() or settings.target,
         instances=instances,
         monthly=now,
+        sold=monthly(prices, as_sold(instances)),
         reserved=reserved,
         saved_percent=percent(saved, now),
         saved_year=12 * saved,
@@ -231,6 +259,7 @@ def cost_report(settings: Iterable[Environment], usecase: str, prices: PriceList
         hours_per_month=prices.terms.hours_per_month,
         rows=rows,
         total=total,
+        total_sold=sum((row.sold for row in rows), Decimal(0)),
         total_reserved=after,
         saved_percent=percent(saved, total),
         saved_year=12 * saved,
@@ -252,6 +281,24 @@ def _money(amount: Decimal | None) -> str:
     return "no price" if amount is None else f"{amount:,.2f}"
 
 
+def sold_line(report: CostReport) -> str:
+    """Return what the rows that are planned with low priority cost as sold, '' where there are none."""
+    dear = [f"{row.environment} {_money(row.sold)}" for row in report.rows if row.sold != row.monthly]
+    total = _money(report.total_sold)
+    return f"{NOT_SOLD}: as sold, paid as you go, {', '.join(dear)}, in total {total}" if dear else ""
+
+
+def place_line(report: CostReport) -> str:
+    """Return where the endpoints are, and so whether they cost this."""
+    there = [row.environment for row in report.rows if row.place == "azure"]
+    if not there:
+        return "endpoints on this machine cost nothing; this is the plan for Azure"
+    here = "; the others, on this machine, cost nothing" if len(there) < len(report.rows) else ""
+    return (
+        f"the endpoints of {', '.join(there)} are in Azure: each deployment there costs this, as sold{here}"
+    )
+
+
 def report_lines(report: CostReport) -> list[str]:
     """Return the table as lines of text."""
     head = f"{report.currency} a month"
@@ -270,5 +317,4 @@ def report_lines(report: CostReport) -> list[str]:
     lines.append(f"a month has {report.hours_per_month} hours; region {report.region}")
     lines += [f"[price.{name}] {text}" for name, text in report.prices.items()]
     lines += [f"stale: {line}" for line in report.stale]
-    lines.append("endpoints on this machine cost nothing; this is what they would cost in Azure")
-    return lines
+    return [*lines, *filter(None, [sold_line(report)]), place_line(report)]

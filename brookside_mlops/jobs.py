@@ -110,9 +110,10 @@ def check_drift(project: Path, one: Deployed, now: datetime) -> str:
 
 
 # %% ../nbs/parts/jobs.ipynb #70ae1a30
-def planned_cost(project: Path, environment: str) -> Decimal:
-    """Return what the endpoints of an environment are planned to cost a month; without any, what one of the first use case would."""
-    from brookside_mlops.costs import instances_of, monthly
+def planned_cost(project: Path, environment: str) -> tuple[Decimal, str]:
+    """Return what the endpoints of an environment cost a month, and a note on it; without any, what one of the first use case would."""
+    from brookside_mlops.costs import budgeted
+    from brookside_mlops.endpoints.targets import place_of
     from brookside_mlops.onboarding import known_usecases
     from brookside_mlops.settings import read_prices, read_settings
 
@@ -120,10 +121,10 @@ def planned_cost(project: Path, environment: str) -> Decimal:
     usecases = (
         sorted({one.usecase for one in deployed(project, [environment])}) or known_usecases(project)[:1]
     )
-    amounts = [
-        monthly(prices, instances_of(read_settings(project, environment, usecase)[0])) for usecase in usecases
-    ]
-    return sum(amounts, Decimal(0))
+    settings = [read_settings(project, environment, usecase)[0] for usecase in usecases]
+    found = [budgeted(one, prices, place_of(one)) for one in settings]
+    notes = dict.fromkeys(note for _, note in found if note)
+    return sum((amount for amount, _ in found), Decimal(0)), "; ".join(notes)
 
 
 def cost_warnings(check: BudgetCheck | None, changed: Decimal | None, most: float) -> list[tuple[Kind, str]]:
@@ -140,7 +141,7 @@ def cost_warnings(check: BudgetCheck | None, changed: Decimal | None, most: floa
 def check_costs(
     project: Path, environment: str, today: date, environ: Mapping[str, str] | None = None
 ) -> str:
-    """Hold what an environment is planned with against its budget and the day before, tell people, and return a line."""
+    """Hold what an environment costs against its budget and the day before, tell people, and return a line."""
     import os
 
     from brookside_mlops.alert_channels import notify_environ
@@ -150,12 +151,17 @@ def check_costs(
     from brookside_mlops.notifications import Message, notify
     from brookside_mlops.settings import read_prices, state_folder
 
-    amount, profile = planned_cost(project, environment), monitoring_config(project).profile(environment)
+    amount, note = planned_cost(project, environment)
+    profile = monitoring_config(project).profile(environment)
     limits, currency = profile.cost_monitoring, read_prices(project).terms.currency
-    check = check_budget(environment, amount, limits)
+    check = check_budget(environment, amount, limits, note)
     path = history_file(state_folder(project, environment), environment)
     changed = note_cost(path, amount, today, profile.logging.keep_days)
-    said = check.words(currency) if check else f"{environment}: {currency} {amount:,.2f}, no budget"
+    said = (
+        check.words(currency)
+        if check
+        else f"{environment}: {currency} {amount:,.2f}, no budget" + f"; {note}" * bool(note)
+    )
     said += f"; {changed:+.0%} against the day before" if changed else ""
     for kind, title in cost_warnings(check, changed, limits.max_daily_change):
         told = notify(

@@ -55,7 +55,9 @@ class PlannedRun(BaseModel):
             ]
         found.append(f"here        {' -> '.join(self.here) or 'nothing'}")
         if self.approval and "deploy" in self.here:
-            found.append(f"approval    {self.environment} asks for one before deploy")
+            found.append(
+                f"approval    {self.environment} asks for one in deploy, when the new version is smoke-tested at 0 %"
+            )
         return [*found, f"endpoint    {self.endpoint}, {place}"]
 
 

@@ -194,14 +194,14 @@ def _steps(plan: Plan, new: str, old: str) -> list[str]:
 
 
 def stops(plan: Plan) -> list[str]:
-    """Return what stops a rollout, in words."""
+    """Return what stops a rollout, in words and in the order in which it can."""
     rules = plan.rules
     p50, p95, p99 = rules.limits_ms
-    waits = ["the want of an approval: it does not begin"] if plan.approval else []
+    waits = ["the want of an approval: it waits at 0 %, created and smoke-tested"] if plan.approval else []
     worse = f"a canary shown to be worse (alpha {rules.alpha:g}); too little traffic to say holds it after {plan.extend:g} bakes"
     return [
-        *waits,
         "a failed smoke test",
+        *waits,
         f"error rate over {rules.max_error_rate:.1%} for {_long(rules.error_seconds)}",
         f"availability under {rules.min_availability:.1%} for {_long(rules.availability_seconds)}",
         f"P50 over {p50:g} ms, P95 over {p95:g} ms or P99 over {p99:g} ms for {_long(rules.latency_seconds)}",

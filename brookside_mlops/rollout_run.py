@@ -208,7 +208,7 @@ def detach(run: Run) -> int:
 
 # %% ../nbs/parts/rollout_run.ipynb #0c3a8956
 def cost_of(run: Run) -> DeploymentCost:
-    """Return what a deployment of a run's version costs a month; its endpoint is on this machine."""
+    """Return what a deployment of a run's version costs a month as sold, and whether that is paid."""
     return deployment_cost(run.settings, read_prices(run.project), place_of(run.settings))
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from brookside_mlops.cli import app
 from brookside_mlops.cost_budgets import read_daily
+from brookside_mlops.cost_picture import cost_picture
 from brookside_mlops.cost_prices import InstancePrice, PriceList, PriceTerms
 from brookside_mlops.cost_scenarios import WEEK, Served, Wish, unit_cost, week_hours, what_if
 from brookside_mlops.costs import Instances, deployment_cost, monthly, project_costs
@@ -69,6 +70,23 @@ def test_table_of_the_mission_comes_out() -> None:
     assert (dev.reserved, staging.reserved) == (dev.monthly, staging.monthly)
     assert (report.total, report.total_reserved) == (Decimal("657.29"), Decimal("445.30"))
     assert (report.saved_percent, report.hours_per_month) == (Decimal("32.3"), 730)
+
+
+def test_table_tells_beside_the_plan_what_is_sold_and_where_the_endpoints_are(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sold, place = call().stdout.splitlines()[-2:]
+    assert sold == (
+        "low priority is not sold for online endpoints: as sold, paid as you go, dev 143.08, staging 286.16,"
+        " in total 1,001.56"
+    )
+    assert place == "endpoints on this machine cost nothing; this is the plan for Azure"
+    monkeypatch.setenv("BROOKSIDE_TARGET", "azure")
+    said = call().stdout
+    assert "657.29" in said and "445.30" in said and "cost nothing" not in said
+    assert "the endpoints of dev, staging, prod are in Azure" in said.splitlines()[-1]
+    picture = cost_picture(project_costs(here, "viability", TODAY))
+    assert "not sold for online endpoints, as sold dev 143, staging 286" in picture.alt
 
 
 def test_environment_that_is_without_a_price_is_told_with_what_there_is(here: Path) -> None:
@@ -135,6 +153,10 @@ def test_local_endpoint_costs_nothing_and_says_what_azure_would_ask() -> None:
     assert (cost.here.before, cost.here.during, cost.here.after) == (0, 0, 0)
     assert cost.in_azure is not None and cost.in_azure.during == Decimal("1144.64")
     assert cost.words().startswith("nothing, since it runs on this machine; in Azure, at 2 x Standard_DS3")
+    dev, _ = read_settings(ROOT, "dev", "viability")
+    said = deployment_cost(dev, read_prices(ROOT)).rollout(0, 1, 1).words()
+    assert "pay as you go (low priority is not sold for online endpoints)" in said and "27.74" not in said
+    assert said.endswith("USD 0.00 a month before, 143.08 during, 143.08 after")
     paid = deployment_cost(prod, read_prices(ROOT), "azure").rollout(1, 2, 1)
     assert paid.here == paid.in_azure and paid.words().endswith(
         "USD 572.32 a month before, 1,144.64 during, 572.32 after"
@@ -170,6 +192,11 @@ def test_what_if_by_command(here: Path) -> None:
     assert (found["monthly_after"], found["saved_month"]) == ("540.49", "31.83")
     batch = call("what-if", "-e", "prod", "--tier", "low-priority", "--batch-hours", "1.5")
     assert "USD 7.15 a month, 45.63 hours" in batch.stdout  # 2 x 0.0784 x 45.625
+    assert "not sold" not in batch.stdout
+    low = call("what-if", "-e", "dev", "--on", "mon-fri 07-19")
+    assert "USD 27.74 a month" in low.stdout and low.stdout.splitlines()[-1] == (
+        "note: low priority is not sold for online endpoints: as sold, USD a month: now 143.08, what if 51.10"
+    )
     for words, said in (
         (("--tier", "cheap"), "--tier cheap: not a tier; pay_as_you_go"),
         (("--instances", -1), "1 to 1000 would be right"),
@@ -232,11 +259,30 @@ def test_budget_that_is_exceeded_ends_in_exit_code_1(here: Path) -> None:
     result = call("budget")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == "prod: USD 572.32 of 700.00, 81.8 %: 80 % is reached"
+    dev = result.stdout.splitlines()[0]
+    assert dev.startswith("dev: USD 27.74 of 40.00, 69.4 %: within the budget; low priority is not sold")
+    assert dev.endswith("as sold USD 143.08")
     budget(here, "572.31")
     result = call("budget", "--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout)["budgets"][-1]
     assert (found["verdict"], found["threshold"], found["amount"]) == ("fail", 100, "572.32")
+
+
+def test_endpoint_in_azure_is_held_against_its_budget_as_it_is_sold(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(here, "[dev]\n", "[dev]\ntarget = azure\n")
+    result = call("budget")
+    assert result.exit_code == 1
+    dev, staging, _ = result.stdout.splitlines()
+    assert dev.startswith("dev: USD 143.08 of 40.00, 357.7 %: over the budget; low priority is not sold")
+    assert staging.startswith("staging: USD 57.23 of 80.00")
+    monkeypatch.setenv("BROOKSIDE_TARGET", "azure")
+    found = json.loads(call("budget", "--json").stdout)["budgets"]
+    assert [one["amount"] for one in found] == ["143.08", "286.16", "572.32"]
+    wished = call("what-if", "-e", "dev").stdout
+    assert wished.startswith("dev now     1 x Standard_DS2_v2, pay as you go: USD 143.08 a month")
 
 
 def test_budget_is_held_against_a_bill(here: Path) -> None:

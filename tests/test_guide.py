@@ -18,6 +18,8 @@ import yaml
 from typer.exceptions import TyperException
 
 from brookside_mlops.cli import app
+from brookside_mlops.monitoring_config import monitoring_config
+from brookside_mlops.settings import ENVIRONMENTS
 from tests.colours import contrast
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,6 +141,23 @@ def test_every_command_is_in_the_quick_reference_of_readme() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The verbs")[2]
     missing = [name for name in ROOT_COMMAND.commands if not re.search(rf"`[^`]*\b{name}\b", table)]
     assert not missing
+
+
+def test_readme_tells_how_often_is_looked_and_what_has_a_model_trained_anew() -> None:
+    said = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    profiles = {name: monitoring_config(ROOT).profile(name) for name in ENVIRONMENTS}
+    minutes = {name: re.findall(r"\d+", one.schedules["metrics"])[0] for name, one in profiles.items()}
+    looks = f"(prod every {minutes['prod']} minutes, staging every {minutes['staging']}, dev every {minutes['dev']},"
+    assert looks in said
+    (rule,) = (one for one in profiles["prod"].alert_rules if one.name == "drift")
+    assert "retrain" in rule.actions and f"more than {100 * rule.threshold:g} % of the features" in said
+    assert [name for name, one in profiles.items() if one.auto_retraining.enabled] == ["staging", "prod"]
+    (gone,) = (one for one in profiles["prod"].alert_rules if one.name == "down")
+    assert gone.for_minutes == float(minutes["prod"]) and "at the second look that finds it so" in said
+
+
+def test_diagram_of_promotion_has_the_smoke_test_before_the_approval() -> None:
+    assert "ready3[smoke test at 0 %] --> approve" in (ROOT / "nbs/guide/04_promotion.ipynb").read_text()
 
 
 def site() -> dict[str, Any]:

@@ -99,7 +99,9 @@ def test_every_schedule_has_its_job(project: Path) -> None:
 
 
 def test_budget_is_told_from_the_first_share_that_is_reached(project: Path) -> None:
-    assert check_costs(project, "staging", TODAY, {}).endswith("71.5 %: within the budget")
+    staging = check_costs(project, "staging", TODAY, {})
+    assert "71.5 %: within the budget; low priority is not sold" in staging
+    assert staging.endswith("as sold USD 286.16")
     assert "80 % is reached; told 0" in check_costs(project, "prod", TODAY, {})
 
 

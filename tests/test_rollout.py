@@ -16,7 +16,7 @@ from brookside_mlops.endpoints.local import EndpointError
 from brookside_mlops.errors import ApprovalNeeded, GateFailed, InputError, RolloutWaits
 from brookside_mlops.rollout import ENDED, STATES, Context, Record, State, abort, home, restore, told
 from brookside_mlops.rollout_driver import begin, drive, found, go_on, roll_out, rule
-from brookside_mlops.rollout_plan import COLOURS, free_name, serving, splits, view_plan, way_back
+from brookside_mlops.rollout_plan import COLOURS, free_name, serving, splits, stops, view_plan, way_back
 from brookside_mlops.rollout_run import outcome
 from brookside_mlops.rollout_store import LeaseLost, RolloutStore, TooLate, Wish
 from tests.rollouts import Fuse, Health, Killed, World, bury, failing, mortal, passing, plan, target
@@ -795,6 +795,17 @@ def test_every_split_is_whole(steps: tuple[int, ...]) -> None:
     assert all(sum(split.values()) == 100 for split in found_)
     assert [split["green"] for split in found_] == list(steps)
     assert splits("blue", "", steps) == [{"blue": 100}]
+
+
+def test_plan_says_of_an_approval_what_happens_without_one(world: World) -> None:
+    asking = plan("blue-green", (100,), approval=True)
+    shown = view_plan(asking, world.endpoint.show(), "cost-dev", target(2), PRICE)
+    assert shown.steps[0].startswith("create green at 0 %") and shown.steps[1] == "wait for an approval"
+    assert shown.gates[:2] == [
+        "a failed smoke test",
+        "the want of an approval: it waits at 0 %, created and smoke-tested",
+    ]
+    assert stops(plan("blue-green", (100,)))[1].startswith("error rate")
 
 
 @given(st.integers(0, 100), st.booleans())

@@ -118,6 +118,8 @@ def test_plan_of_a_run_shows_what_is_left_and_writes_nothing(here: Path) -> None
     planned = json.loads(call("run", "--plan", "-e", "dev,prod", "--json").stdout)
     assert [one["target"] for one in planned] == ["local", "local"] and not planned[0]["job"]
     assert planned[0]["here"] == list(STAGES[:8]) and planned[1]["approval"]
+    shown = " ".join(call("run", "--plan", "-e", "dev,prod").stdout.split())
+    assert "asks for one in deploy, when the new version is smoke-tested at 0 %" in shown
     assert list(here.iterdir()) == []
     assert "not in settings.ini yet" not in call("run", "--plan", "--until", "train").output
 

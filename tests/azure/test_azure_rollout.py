@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from brookside_mlops.alert_effects import Means
 from brookside_mlops.alert_rules import DEFAULT_RULES
+from brookside_mlops.cli import app
 from brookside_mlops.endpoints.azure import AzureEndpoint
 from brookside_mlops.endpoints.azure_errors import AzureEndpointError
+from brookside_mlops.endpoints.request_log import INSERT, Entry
 from brookside_mlops.endpoints.targets import endpoint_for
 from brookside_mlops.errors import GateFailed, RolloutWaits
+from brookside_mlops.jobs import check_costs, planned_cost
 from brookside_mlops.monitor import Watched, look
 from brookside_mlops.registry import serving_version
 from brookside_mlops.rollout_run import continue_rollout, deploy_run, plan_view
@@ -51,6 +60,27 @@ def test_plan_reads_and_changes_nothing(project: Registered, azure_store: Emulat
     deploy_run(project.run(1))
     before = len(azure_store.writes())
     assert plan_view(project.run(2)).lines() and len(azure_store.writes()) == before
+
+
+def test_costs_of_an_endpoint_that_serves_are_those_of_what_is_sold(
+    project: Registered, azure_store: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.project)
+    ask = ["costs", "per-prediction", "-e", "dev", "-u", "cost", "--json"]
+    nothing = CliRunner().invoke(app, ask)
+    assert nothing.exit_code == 2 and "does not exist" in nothing.output
+    deploy_run(project.run(1))
+    amount, note = planned_cost(project.project, "dev")
+    assert (amount, note) == (Decimal("143.08"), "low priority is not sold for online endpoints")
+    assert "dev: USD 143.08 of 40.00, 357.7 %: over the budget" in check_costs(
+        project.project, "dev", date(2026, 12, 1), {}
+    )
+    log = of(azure_store).local(endpoint_of(project).name).state.requests
+    with closing(sqlite3.connect(log, timeout=30)) as database, database:
+        database.execute("delete from request")
+        database.executemany(INSERT, [Entry(time.time() - 3600, "blue", "live", 200, 0.01, rows=500)] * 4)
+    found = json.loads(CliRunner().invoke(app, ask).stdout)
+    assert found["predictions"] == 2000 and found["cost"] == "0.20"  # an hour of pay as you go
 
 
 def test_endpoint_that_was_deleted_is_made_again_by_a_deployment_alone(
