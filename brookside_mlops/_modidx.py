@@ -1581,12 +1581,16 @@ d = {
             ),
         },
         "brookside_mlops.cli_data": {
+            "brookside_mlops.cli_data._drift_of_endpoint": (
+                "parts/cli_data.html#_drift_of_endpoint",
+                "brookside_mlops/cli_data.py",
+            ),
             "brookside_mlops.cli_data._drift_of_tables": (
                 "parts/cli_data.html#_drift_of_tables",
                 "brookside_mlops/cli_data.py",
             ),
-            "brookside_mlops.cli_data._run_of": (
-                "parts/cli_data.html#_run_of",
+            "brookside_mlops.cli_data._show_report": (
+                "parts/cli_data.html#_show_report",
                 "brookside_mlops/cli_data.py",
             ),
             "brookside_mlops.cli_data.drift_command": (
@@ -3225,6 +3229,10 @@ d = {
                 "parts/azure.html#azureendpoint.keys",
                 "brookside_mlops/endpoints/azure.py",
             ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.keys_line": (
+                "parts/azure.html#azureendpoint.keys_line",
+                "brookside_mlops/endpoints/azure.py",
+            ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.logs": (
                 "parts/azure.html#azureendpoint.logs",
                 "brookside_mlops/endpoints/azure.py",
@@ -3843,6 +3851,10 @@ d = {
                 "parts/local.html#localendpoint.keys",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.keys_line": (
+                "parts/local.html#localendpoint.keys_line",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.logs": (
                 "parts/local.html#localendpoint.logs",
                 "brookside_mlops/endpoints/local.py",
@@ -4149,6 +4161,14 @@ d = {
                 "parts/protocol.html#endpoint.keys",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.keys_line": (
+                "parts/protocol.html#endpoint.keys_line",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.kind": (
+                "parts/protocol.html#endpoint.kind",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.logs": (
                 "parts/protocol.html#endpoint.logs",
                 "brookside_mlops/endpoints/protocol.py",
@@ -4215,6 +4235,10 @@ d = {
             ),
             "brookside_mlops.endpoints.protocol.state_text": (
                 "parts/protocol.html#state_text",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.status_of": (
+                "parts/protocol.html#status_of",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.traffic_fault": (
@@ -5925,6 +5949,7 @@ d = {
                 "parts/monitor.html#alert_views",
                 "brookside_mlops/monitor.py",
             ),
+            "brookside_mlops.monitor.is_gone": ("parts/monitor.html#is_gone", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.look": ("parts/monitor.html#look", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.moment": ("parts/monitor.html#moment", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.report_of": (
@@ -5941,6 +5966,10 @@ d = {
             ),
             "brookside_mlops.monitor.time_line": (
                 "parts/monitor.html#time_line",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.was_deployed": (
+                "parts/monitor.html#was_deployed",
                 "brookside_mlops/monitor.py",
             ),
         },
@@ -7826,6 +7855,10 @@ d = {
                 "parts/rollout_plan.html#planview.lines",
                 "brookside_mlops/rollout_plan.py",
             ),
+            "brookside_mlops.rollout_plan.PlanView.title": (
+                "parts/rollout_plan.html#planview.title",
+                "brookside_mlops/rollout_plan.py",
+            ),
             "brookside_mlops.rollout_plan.Target": (
                 "parts/rollout_plan.html#target",
                 "brookside_mlops/rollout_plan.py",
@@ -8805,6 +8838,10 @@ d = {
                 "parts/stage_inputs.html#readers",
                 "brookside_mlops/stage_inputs.py",
             ),
+            "brookside_mlops.stage_inputs.results_read": (
+                "parts/stage_inputs.html#results_read",
+                "brookside_mlops/stage_inputs.py",
+            ),
         },
         "brookside_mlops.stages.deploy": {
             "brookside_mlops.stages.deploy.DeployResult": (
@@ -8849,6 +8886,10 @@ d = {
                 "stages/drift.html#where",
                 "brookside_mlops/stages/drift.py",
             ),
+            "brookside_mlops.stages.drift._asked": (
+                "stages/drift.html#_asked",
+                "brookside_mlops/stages/drift.py",
+            ),
             "brookside_mlops.stages.drift.drift": (
                 "stages/drift.html#drift",
                 "brookside_mlops/stages/drift.py",
@@ -8857,8 +8898,20 @@ d = {
                 "stages/drift.html#drift_of",
                 "brookside_mlops/stages/drift.py",
             ),
+            "brookside_mlops.stages.drift.drift_of_endpoint": (
+                "stages/drift.html#drift_of_endpoint",
+                "brookside_mlops/stages/drift.py",
+            ),
             "brookside_mlops.stages.drift.inspected": (
                 "stages/drift.html#inspected",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.judged": (
+                "stages/drift.html#judged",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.kept_rows": (
+                "stages/drift.html#kept_rows",
                 "brookside_mlops/stages/drift.py",
             ),
             "brookside_mlops.stages.drift.profiler": (
@@ -8989,6 +9042,10 @@ d = {
             ),
             "brookside_mlops.stages.register.describe_version": (
                 "stages/register.html#describe_version",
+                "brookside_mlops/stages/register.py",
+            ),
+            "brookside_mlops.stages.register.origin": (
+                "stages/register.html#origin",
                 "brookside_mlops/stages/register.py",
             ),
             "brookside_mlops.stages.register.parity_check": (

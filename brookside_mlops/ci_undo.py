@@ -112,6 +112,8 @@ def undo_of(
     project: Path, run_id: str, environment: str, usecase: str = "viability"
 ) -> tuple[Undo, Run | None]:
     """Return what takes the deployment of a run back, and the run in that environment."""
+    from brookside_mlops.monitor import GONE, is_gone
+    from brookside_mlops.rollout_run import endpoint_of
     from brookside_mlops.serving import serves
 
     run = run_in(project, run_id, environment)
@@ -119,5 +121,7 @@ def undo_of(
     taken = decide(run.id, environment, rollout_open(run), serves(run)) if run else None
     if taken is not None and taken.act == "rollback":
         return taken, run
+    if run and is_gone(endpoint_of(run)):
+        return Undo("look", f"endpoint {endpoint_of(run).name}: {GONE}"), run
     strange = strange_in_azure(project, run_id, environment, case)
     return decide(run.id if run else "", environment, False, False, strange), run

@@ -51,7 +51,7 @@ def endpoint_keys(
     if info.key_file:
         typer.echo(f"{info.key_file}: the primary key in its first line, the secondary in its second")
     else:
-        typer.echo(f"az ml online-endpoint get-credentials --name {name} shows both keys")
+        typer.echo(f"{endpoint.keys_line()} shows both keys")
 
 
 # %% ../nbs/parts/cli_care.ipynb #b78bc567

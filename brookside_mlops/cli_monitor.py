@@ -27,6 +27,7 @@ def report_lines(report: MonitorReport) -> list[str]:
     """Return a report as lines of text."""
     from brookside_mlops.alerts import clock_text, metric_text
     from brookside_mlops.endpoints.protocol import state_text
+    from brookside_mlops.monitor import GONE
 
     hour = report.hour
     if hour.requests is None:
@@ -52,6 +53,7 @@ def report_lines(report: MonitorReport) -> list[str]:
         )
     lines += [f"  {one.status:8} {one.action} for {one.event.rule}: {one.outcome}" for one in report.effects]
     lines += [] if report.alerts else ["  no alert is open"]
+    lines += [f"  {GONE}"] if report.gone else []
     return [*lines, f"  {report.unseen}"] if report.unseen else lines
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BrooksideError, InputError
+from .monitor import GONE
 from .retraining import Facts, requests_of
 from .watched import Deployed, deployed, watched
 
@@ -119,7 +120,8 @@ def planned_cost(project: Path, environment: str) -> tuple[Decimal, str]:
 
     prices = read_prices(project)
     usecases = (
-        sorted({one.usecase for one in deployed(project, [environment])}) or known_usecases(project)[:1]
+        sorted({one.usecase for one in deployed(project, [environment]) if not one.gone})
+        or known_usecases(project)[:1]
     )
     settings = [read_settings(project, environment, usecase)[0] for usecase in usecases]
     found = [budgeted(one, prices, place_of(one)) for one in settings]
@@ -178,7 +180,7 @@ def _each(project: Path, environment: str, work: Callable[[Deployed], str]) -> s
     lines = []
     for one in deployed(project, [environment]):
         try:
-            lines.append(work(one))
+            lines.append(f"{one.endpoint}: {GONE}" if one.gone else work(one))
         except BrooksideError as error:
             lines.append(f"{one.endpoint}: {error}")
     return "; ".join(lines) or f"no endpoint in {environment}"
@@ -193,8 +195,9 @@ def look_at_metrics(project: Path, due: Due) -> str:
     reports = [look(one) for one in watched(project, environment=due.environment)]
     open_ = [f"{one.endpoint}: {alert.rule}" for one in reports for alert in one.alerts if alert.open]
     said = [f"looked at {', '.join(one.endpoint for one in reports)}; open: {', '.join(open_) or 'no alert'}"]
+    said += [f"{one.endpoint}: {GONE}" for one in reports if one.gone]
     for one in deployed(project, [due.environment]):
-        if requests_of(one.state_folder, one.endpoint):
+        if not one.gone and requests_of(one.state_folder, one.endpoint):
             said.append(retrain_on_labels(project, one, Facts(datetime.now(UTC))))
     return "; ".join(said)
 

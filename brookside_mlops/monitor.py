@@ -18,7 +18,7 @@ from .alert_rules import AlertRule, AlertSeverity
 from .alert_store import HOLDS, AlertStore, Effect
 from .alerts import STEP, AlertEvent, AlertState, flaps, replay, rule_text
 from .endpoints.local import LocalEndpoint
-from .endpoints.protocol import Deployment
+from .endpoints.protocol import Deployment, Endpoint
 from .endpoints.state import EndpointState
 from .endpoints.targets import named_endpoint
 from .monitor_log import log_lines, write_log
@@ -34,6 +34,7 @@ from brookside_mlops.monitoring import (
 )
 from .monitoring_predictions import PredictionMetrics, read_predictions
 from .monitoring_sections import Logging
+from .places import PlaceName
 from .rollout import Record
 from .rollout_store import RolloutStore
 from .telemetry import tell_watched, wanted
@@ -46,6 +47,7 @@ __all__ = [
     "LOOKBACK",
     "MOST",
     "CHUNK",
+    "GONE",
     "SHOWN",
     "PART",
     "UNSEEN",
@@ -53,6 +55,8 @@ __all__ = [
     "samples_at",
     "time_line",
     "tenures_of",
+    "was_deployed",
+    "is_gone",
     "Watched",
     "AlertView",
     "MonitorReport",
@@ -127,6 +131,29 @@ def tenures_of(state_folder: Path, endpoint: str, known: Iterable[Deployment] | 
     return sorted(found, key=lambda one: one.since)
 
 
+# %% ../nbs/parts/monitor.ipynb #cee9a839
+GONE = (
+    "it is not there any more: somebody has deleted it; brookside-mlops deploy makes it again; "
+    "where it is to stay away, monitor --silence down keeps quiet"
+)
+
+
+def was_deployed(state_folder: Path, endpoint: str, place: PlaceName) -> bool:
+    """Say whether our state knows that an endpoint was made at a place: a rollout there has finished or is open. Only reads."""
+    here = EndpointState(state_folder, endpoint).exists
+    for row in RolloutStore(state_folder).rows(endpoint):
+        record = Record.model_validate_json(row.document)
+        elsewhere = record.place != place if record.place else place == "azure" and here
+        if not elsewhere and (row.open or record.state == "finished"):
+            return True
+    return False
+
+
+def is_gone(endpoint: Endpoint) -> bool:
+    """Say whether somebody has deleted an endpoint that was made."""
+    return not endpoint.exists and was_deployed(endpoint.state_folder, endpoint.name, endpoint.kind)
+
+
 # %% ../nbs/parts/monitor.ipynb #f6903f31
 @dataclass(frozen=True)
 class Watched:
@@ -165,8 +192,8 @@ class AlertView(BaseModel):
 class MonitorReport(BaseModel):
     """What a monitor saw at the moment `at`; `hour` are the numbers of the hour before, `history` its parts.
 
-    `down` is a server that is gone without having been stopped, `down_minutes` how many minutes of the hour it was. `unseen` says what
-    cannot be looked at from here.
+    `down` is a server that is gone without having been stopped, `down_minutes` how many minutes of the hour it was. `gone` is an endpoint
+    that somebody has deleted, `unseen` says what cannot be looked at from here.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -184,11 +211,12 @@ class MonitorReport(BaseModel):
     events: list[AlertEvent] = Field(default_factory=list)
     effects: list[Effect] = Field(default_factory=list)
     unseen: str = ""
+    gone: bool = False
 
     @property
     def critical(self) -> bool:
-        """Say whether a critical alert is open."""
-        return any(one.open and one.severity == "critical" for one in self.alerts)
+        """Say whether a critical alert is open, or the endpoint is gone, which does not mend itself while the alert waits to open."""
+        return self.gone or any(one.open and one.severity == "critical" for one in self.alerts)
 
 
 def alert_views(rules: Sequence[AlertRule], state: AlertState) -> list[AlertView]:
@@ -258,7 +286,9 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
     azure = not isinstance(found, LocalEndpoint)
     end = moment(time.time() if now is None else now, LATE if azure else LAG)
     health = found.observe()
+    gone = health is None and is_gone(found)
     known = found.deployments().values() if azure and health is not None else None
+    health = 0.0 if gone else health
     if health is not None:
         store.observe(endpoint, "health", health, end)
     while True:
@@ -273,7 +303,7 @@ def look(watched: Watched, now: float | None = None) -> MonitorReport:
             break
     done = carry_out_all(endpoint, watched.means, store)
     report = report_of(watched, after, health, max(end, after.at), known)
-    report = report.model_copy(update={"events": events, "effects": done})
+    report = report.model_copy(update={"events": events, "effects": done, "gone": gone})
     store.show(endpoint, report.model_dump_json())
     write_log(state_folder, endpoint, log_lines(report.hour, events, done), watched.logging, end)
     store.prune(end - 86_400 * watched.logging.keep_days)

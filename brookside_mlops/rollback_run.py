@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from .canary import Rules
 from .endpoints.protocol import Deployment
 from .errors import InputError
+from .monitor import is_gone
 from .registry import fetch_bundle
 from .releases import Release, Releases, previous_release
 from .rollout import Context, Record, unheard
@@ -125,8 +126,13 @@ class Return:
 
 
 def need_release(run: Run, to: str = "") -> None:
-    """Raise InputError where a rollback would be refused as things are: before a notebook is started for it."""
+    """Raise InputError where a rollback would be refused as things are: before a notebook is started for it.
+
+    Raises EndpointError where somebody has deleted the endpoint.
+    """
     endpoint, row = endpoint_of(run), RolloutStore(run.settings.state).last(endpoint_of(run).name)
+    if is_gone(endpoint):
+        endpoint.wake()  # which says so
     if row is None or not row.open:  # an open rollout is aborted first, and then other deployments are there
         known = {one.name: one for one in endpoint.show().deployments}
         release_back(Releases(run.settings.state).history(endpoint.name), known, endpoint.name, to)

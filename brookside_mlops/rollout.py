@@ -17,6 +17,7 @@ from .canary import Decision, Evidence, Look, Step, decide, observe
 from .endpoints.protocol import Counts, Deployment, Endpoint
 from .errors import InputError
 from .notebook_html import table_html
+from .places import PlaceName
 from .results import Check, worst
 from .rollout_plan import Plan, Target, same_version, splits, way_back
 from .rollout_store import RolloutStore
@@ -68,6 +69,7 @@ class Record(BaseModel):
     """A rollout, or a rollback, which is a rollout of an earlier version. `replaces` is the version that served before.
 
     `baked` counts seconds at this step, `total` since the first; `back` are the splits still to go when restoring.
+    `place` is where the endpoint is, '' for a rollout of a time that did not write it down.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -81,6 +83,7 @@ class Record(BaseModel):
     kind: Literal["rollout", "rollback"] = "rollout"
     replaces: Target | None = None
     run_folder: str = ""
+    place: PlaceName | Literal[""] = ""
     number: int = 0
     state: State = "create"
     waiting: Waiting = ""

@@ -133,6 +133,7 @@ def first_record(context: Context, known: Mapping[str, Deployment], plan: Plan, 
         old=old,
         before={name: one.weight for name, one in known.items() if name != new or kept},
         replaces=target_of(known[old]) if old else None,
+        place=context.endpoint.kind,
     )
 
 

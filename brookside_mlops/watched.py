@@ -14,7 +14,7 @@ from .alert_channels import notify_environ
 from .alert_effects import Means
 from .endpoints.targets import endpoint_for, named_endpoint, place_of, settings_of
 from .errors import InputError
-from .monitor import Watched
+from .monitor import Watched, was_deployed
 from .monitoring_config import monitoring_config
 from .onboarding import known_usecases
 from .places import PlaceName, asked_place
@@ -27,31 +27,35 @@ __all__ = ["Deployed", "deployed", "find_deployed", "watched"]
 # %% ../nbs/parts/watched.ipynb #0256a7c9
 @dataclass(frozen=True)
 class Deployed:
-    """An endpoint that is there; `usecase` is empty where no use case of the settings has it."""
+    """An endpoint that is there, or `gone` since somebody has deleted it; `usecase` is empty where no use case of the settings has it."""
 
     state_folder: Path
     endpoint: str
     environment: str
     usecase: str = ""
     place: PlaceName = "local"
+    gone: bool = False
 
 
 def deployed(project: Path, environments: Sequence[str] = ENVIRONMENTS) -> list[Deployed]:
-    """Return the endpoints that the settings of some environments name and that are there."""
+    """Return the endpoints that the settings of some environments name and that were made."""
     found = []
     for environment in environments:
         for usecase in known_usecases(project):
             settings, _ = read_settings(project, environment, usecase)
             name = settings.endpoint_name(usecase)
-            if endpoint_for(settings, name).exists:
-                found.append(Deployed(settings.state, name, environment, usecase, place_of(settings)))
+            endpoint = endpoint_for(settings, name)
+            there = endpoint.exists
+            if there or was_deployed(settings.state, name, endpoint.kind):
+                place = place_of(settings)
+                found.append(Deployed(settings.state, name, environment, usecase, place, not there))
     return found
 
 
 def find_deployed(project: Path, endpoint: str, environment: str = "") -> Deployed:
     """Return an endpoint by its name. Its environment is the one whose settings name it, else the end of its name, else prod.
 
-    Raises InputError where it is not there.
+    Raises InputError where it was never made.
     """
     named = settings_of(project, endpoint)
     for one in deployed(project, [named.name] if named else []):

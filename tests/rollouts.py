@@ -23,6 +23,7 @@ from brookside_mlops.endpoints.protocol import (
     traffic_fault,
 )
 from brookside_mlops.errors import InputError
+from brookside_mlops.places import PlaceName
 from brookside_mlops.results import Check
 from brookside_mlops.rollout import Context, Record
 from brookside_mlops.rollout_plan import Plan, Target
@@ -64,6 +65,7 @@ class MemoryEndpoint:
     clock: Clock
     rate: float = 1_000.0
     name: str = NAME
+    kind: PlaceName = "local"
     running: bool = True
     standby: str = ""
     health: dict[int, Health] = field(default_factory=dict)

@@ -32,6 +32,7 @@ from brookside_mlops.endpoints.protocol import (
 from .request_log import read_counts
 from .state import EndpointState
 from ..errors import InputError
+from ..places import PlaceName
 from ..target import Target
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ __all__ = ["AzureEndpoint"]
 class AzureEndpoint:
     """A managed online endpoint. What it is told to do is done when the method returns, or it raises AzureEndpointError."""
 
-    kind = "azure"
+    kind: PlaceName = "azure"
 
     def __init__(
         self,
@@ -302,13 +303,17 @@ class AzureEndpoint:
                 )
             return self._cache(files, Bundle.open(files).info.sha256)
 
+    def keys_line(self) -> str:
+        """Return a command that shows both keys."""
+        return f"az ml online-endpoint get-credentials --name {self.name} {self._service.place()}"
+
     def curl_line(self) -> str:
         """Return a command that scores the example of the deployment with most traffic; '' where there is none."""
         info = self.show()
         most = max(info.deployments, key=lambda one: one.weight, default=None)
         if most is None or not most.weight:
             return ""
-        key = f"az ml online-endpoint get-credentials --name {self.name} {self._service.place()} --query primaryKey --output tsv"
+        key = f"{self.keys_line()} --query primaryKey --output tsv"
         example = self.state_folder / "bundles" / most.sha256 / "input_example.json"
         return (
             f'curl -s {info.scoring_uri} -H "Authorization: Bearer $({key})" '

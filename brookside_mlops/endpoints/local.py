@@ -36,6 +36,7 @@ from brookside_mlops.endpoints.protocol import (
 from .request_log import read_counts
 from .state import EndpointState
 from ..errors import BrooksideError, InputError
+from ..places import PlaceName
 from ..rollout_store import process_born
 
 # %% auto #0
@@ -55,7 +56,7 @@ STARTING = 60.0
 class LocalEndpoint:
     """An endpoint on this machine."""
 
-    kind = "local"
+    kind: PlaceName = "local"
 
     def __init__(self, state_folder: Path, name: str, limits: Limits | None = None) -> None:
         """Name an endpoint; nothing is started. `limits` are taken over at `start`. Raises InputError for a name that is none."""
@@ -300,6 +301,10 @@ class LocalEndpoint:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return True
+
+    def keys_line(self) -> str:
+        """Return a command that shows both keys."""
+        return f"cat {shlex.quote(str(self.state.key_file))}"
 
     def curl_line(self) -> str:
         """Return a command that scores the example of the deployment with most traffic; '' where there is none."""

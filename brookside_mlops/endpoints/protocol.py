@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..places import PlaceName
+
 # %% auto #0
 __all__ = [
     "PIN",
@@ -161,6 +163,11 @@ class Endpoint(Protocol):
     """An endpoint: the local one of this package, or one of Azure ML."""
 
     name: str
+    state_folder: Path
+
+    @property
+    def kind(self) -> PlaceName:
+        """Where the endpoint is."""
 
     def start(self) -> None:
         """Make the endpoint if it is not there, and see that it answers. Only a deployment does that."""
@@ -225,6 +232,9 @@ class Endpoint(Protocol):
 
     def show_uri(self) -> str:
         """Return the address that takes requests."""
+
+    def keys_line(self) -> str:
+        """Return a command that shows both keys."""
 
     def curl_line(self) -> str:
         """Return a command that scores an example; '' where nothing serves."""

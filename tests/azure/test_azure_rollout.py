@@ -8,8 +8,9 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,18 @@ from typer.testing import CliRunner
 from brookside_mlops.alert_effects import Means
 from brookside_mlops.alert_rules import DEFAULT_RULES
 from brookside_mlops.cli import app
+from brookside_mlops.due import Due
 from brookside_mlops.endpoints.azure import AzureEndpoint
 from brookside_mlops.endpoints.azure_errors import AzureEndpointError
 from brookside_mlops.endpoints.request_log import INSERT, Entry
 from brookside_mlops.endpoints.targets import endpoint_for
 from brookside_mlops.errors import GateFailed, RolloutWaits
-from brookside_mlops.jobs import check_costs, planned_cost
+from brookside_mlops.jobs import check_costs, due_jobs, planned_cost
 from brookside_mlops.monitor import Watched, look
 from brookside_mlops.registry import serving_version
 from brookside_mlops.rollout_run import continue_rollout, deploy_run, plan_view
 from brookside_mlops.runs import Run
-from tests.azure.emulator import Emulator
+from tests.azure.emulator import GROUP, WORKSPACE, Emulator
 from tests.azure.endpoints import log_requests, of
 from tests.bundles import failing
 from tests.drivers import BODIES
@@ -108,6 +110,34 @@ def test_endpoint_that_was_deleted_is_made_again_by_a_deployment_alone(
     record, _ = deploy_run(project.run(2))
     assert record and record.state == "finished"
     assert endpoint_of(project).show().traffic == {record.new: 100}
+
+
+def test_deleted_endpoint_is_down_and_pages(
+    project: Registered, azure_store: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_run(project.run(1))
+    deploy_run(project.run(2))
+    monkeypatch.chdir(project.project)
+    endpoint, run, now = endpoint_of(project), project.run(2), time.time()
+    cli = partial(CliRunner().invoke, app)
+    ran = cli(["endpoint", "keys", endpoint.name, "--target", "azure"])
+    assert f"--name {endpoint.name} --workspace-name {WORKSPACE} --resource-group {GROUP}" in ran.output
+    azure_store.drop(f"{azure_store.workspace}/onlineEndpoints/{endpoint.name}")
+    for words in (["rollback", "--run", run.id], ["ci", "undo", run.id]):
+        ran = cli(words)
+        assert ran.exit_code == 1 and "not there any more" in ran.output, ran.output
+        assert "deploy makes it again" in ran.output, ran.output
+    for words in ([], ["-e", "dev"], ["--endpoint", endpoint.name]):
+        ran = cli(["monitor", *words])
+        assert ran.exit_code == 1 and f"{endpoint.name}  down" in ran.output, ran.output
+        assert "it is not there any more" in ran.output, ran.output
+    jobs, due = due_jobs(project.project), Due("metrics", "dev", datetime.now(UTC))
+    assert f"{endpoint.name}: it is not there any more" in jobs["metrics"](due)
+    assert f"{endpoint.name}: it is not there any more" in jobs["drift"](due)
+    state = run.settings.state
+    report = look(Watched(state, endpoint.name, DEFAULT_RULES, Means(state, {})), now + 900)
+    assert [one.rule for one in report.alerts if one.open and one.severity == "critical"] == ["down"]
+    assert [one.action for one in report.effects if one.event.rule == "down"] == ["page"], report.effects
 
 
 def test_versions_take_over_and_go_back(project: Registered, azure_store: Emulator) -> None:
