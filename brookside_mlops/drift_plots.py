@@ -5,6 +5,8 @@
 # %% ../nbs/parts/drift_plots.ipynb #231377b1
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
@@ -15,7 +17,17 @@ from .profiles import FeatureProfile
 from .version_drift import VersionDrift
 
 # %% auto #0
-__all__ = ["BINS", "MOST", "SIDES", "POINTS", "distribution_picture", "effect_picture", "accuracy_picture"]
+__all__ = [
+    "BINS",
+    "MOST",
+    "SIDES",
+    "POINTS",
+    "few_whole",
+    "unit_of",
+    "distribution_picture",
+    "effect_picture",
+    "accuracy_picture",
+]
 
 # %% ../nbs/parts/drift_plots.ipynb #8e8c30fa
 BINS = 24
@@ -46,25 +58,48 @@ def _draw_levels(axes: Axes, sides: tuple[FeatureProfile, FeatureProfile]) -> No
     axes.set_xticks(range(len(names)), names)
 
 
+def few_whole(sides: tuple[FeatureProfile, FeatureProfile], reach: float) -> bool:
+    """Say whether numbers are whole, and few enough to draw each: nothing lies between neighbours."""
+    for one in sides:
+        edges, between = np.asarray(one.edges), np.asarray(one.counts)[2:-1:2]
+        if (edges % 1).any() or between[np.diff(edges) <= 1].any():
+            return False
+    return reach <= BINS
+
+
 def _draw_numbers(axes: Axes, sides: tuple[FeatureProfile, FeatureProfile]) -> None:
     """Draw the distributions over each other, from the first to the ninety-ninth percentile of both."""
     ends = np.array([quantile(one, np.array([0.01, 0.99])) for one in sides if len(one.edges)])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    if few_whole(sides, high - low):  # a bar for each number
+        edges = np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
+    else:
+        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
     width = edges[1] - edges[0]
     for (role, label, _), one in zip(SIDES, sides, strict=True):
         shares = 100 * np.diff(_through(one, edges - width * 1e-6))
         axes.bar(edges[:-1] + width / 2, shares, width=width, color=COLOURS[role], alpha=0.6, label=label)
 
 
-def distribution_picture(name: str, before: FeatureProfile, now: FeatureProfile, title: str = "") -> Picture:
-    """Draw how a feature, or an answer, was distributed before and is now."""
+def unit_of(folder: Path, name: str) -> str:
+    """Return the unit of a column by the contract in a run's folder, '' where none is known."""
+    from brookside_mlops.contract_files import read_contract
+
+    path = folder / "contract.yaml"
+    column = read_contract(path).columns.get(name) if path.exists() else None
+    return column.unit if column else ""
+
+
+def distribution_picture(
+    name: str, before: FeatureProfile, now: FeatureProfile, title: str = "", unit: str = ""
+) -> Picture:
+    """Draw how a feature, or an answer, was distributed before and is now; `unit` is what its numbers count."""
     picture, axes = figure(height=2.6)
     if before.kind in ("category", "boolean") or not len(before.edges):
         _draw_levels(axes, (before, now))
     else:
         _draw_numbers(axes, (before, now))
-        axes.set_xlabel(name)
+        axes.set_xlabel(f"{name} ({unit})" if unit else name)
     axes.set_ylabel("rows (%)")
     axes.set_title(title or f"{name}, before and now")
     axes.legend()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from .metrics import BINS, Classified, bin_of, shares
 from .plots import COLOURS, Picture, describe, figure
@@ -48,14 +48,18 @@ def ranking_picture(case: Classified) -> Picture:
     area = float(roc_auc_score(true, score))
     left.set_title(f"ROC area {area:.3f} for {name!r}")
     precision, recall, _ = precision_recall_curve(true, score)
+    average, base = float(average_precision_score(true, score)), float(true.mean())
     right.plot(100 * recall, 100 * precision, color=COLOURS["primary"])
-    right.axhline(100 * float(true.mean()), color=COLOURS["muted"], linestyle="--")
+    right.axhline(100 * base, color=COLOURS["muted"], linestyle="--", label=f"guessing: {base:.0%}")
+    right.legend(loc="lower left", fontsize=8)
     right.set_xlabel("recall (%)")
     right.set_ylabel("precision (%)")
     right.set_ylim(0, 103)
-    right.set_title(f"Guessing: {float(true.mean()):.0%} precision")
+    right.set_title(f"Average precision {average:.3f}")
     return describe(
-        picture, f"ROC curve with area {area:.3f} and the precision-recall curve of class {name}."
+        picture,
+        f"ROC curve with area {area:.3f} and precision against recall of class {name}: average precision"
+        f" {average:.3f}, where guessing has {base:.3f}.",
     )
 
 

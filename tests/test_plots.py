@@ -12,10 +12,17 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
 import pytest
 from matplotlib.image import imread
+from sklearn.metrics import average_precision_score
 
+from brookside_mlops.drift_plots import distribution_picture, unit_of
+from brookside_mlops.evaluation_plots import ranking_picture
+from brookside_mlops.feature_profiles import feature_profile
+from brookside_mlops.metrics import Classified
 from brookside_mlops.plots import COLOURS, INK, Picture, describe, figure, verdict_colour
+from brookside_mlops.stages.deploy import DeployResult, splits_picture
 from tests.colours import contrast
 
 CSS = (Path(__file__).parents[1] / "brookside_mlops" / "endpoints" / "static" / "page.css").read_text(
@@ -143,3 +150,55 @@ def test_the_same_plot_gives_the_same_bytes():
         return picture.png()
 
     assert draw() == draw()
+
+
+# What the pictures of the stages say
+
+
+def test_whole_numbers_have_a_bar_each_and_no_gap_between_them(tmp_path: Path) -> None:
+    before = feature_profile(pa.array([1, 2, 3, 4, 5, 6, 7, 8] * 40))
+    now = feature_profile(pa.array([2, 3, 4, 5, 6, 7, 8, 9] * 40), before)
+    assert unit_of(tmp_path, "team_size") == ""
+    (tmp_path / "contract.yaml").write_text(
+        (Path(__file__).parents[1] / "contracts" / "portfolio.yaml").read_text()
+    )
+    unit = unit_of(tmp_path, "team_size")
+    axes = distribution_picture("team_size", before, now, unit=unit).axes[0]
+    heights = [bar.get_height() for bar in axes.patches]
+    assert [round(bar.get_x() + 0.5, 6) for bar in axes.patches[:8]] == list(range(1, 9))
+    assert heights[:8] == pytest.approx([12.5] * 8) and axes.get_xlabel() == "team_size (people)"
+
+
+def test_ranking_is_titled_with_what_was_found() -> None:
+    chance = np.linspace(0, 1, 100)
+    actual = np.where(chance + np.sin(40 * chance) / 4 > 0.5, "yes", "no")
+    case = Classified(actual, actual, np.column_stack([1 - chance, chance]), ("no", "yes"), "yes")
+    found = ranking_picture(case)
+    expected = average_precision_score(actual == "yes", chance)
+    assert found.axes[1].get_title("left") == f"Average precision {expected:.3f}"
+    assert f"average precision {expected:.3f}" in found.alt
+    assert found.axes[1].get_legend().get_texts()[0].get_text().startswith("guessing: ")
+
+
+def test_first_version_took_over_from_nobody() -> None:
+    first = DeployResult(
+        stage="deploy",
+        verdict="pass",
+        artifacts={"rollout": "rollout.json"},
+        endpoint="cost-dev",
+        deployment="blue",
+        previous="",
+        version=1,
+        scoring_uri="",
+        key_file="",
+        splits=[{"blue": 100}],
+        replayed=0,
+        curl="",
+    )
+    assert "Version 1 serves alone: nothing served before" in splits_picture(first).alt
+    again = first.model_copy(update={"artifacts": {}})
+    assert "Version 1 served already" in splits_picture(again).alt
+    second = first.model_copy(
+        update={"previous": "green", "splits": [{"blue": 50, "green": 50}, {"blue": 100}]}
+    )
+    assert "took over in 2 steps" in splits_picture(second).alt

@@ -8,6 +8,7 @@ __all__ = [
     "rollout_checks",
     "rollout_cost",
     "deploy",
+    "alone_picture",
     "splits_picture",
     "evidence_picture",
     "moves_text",
@@ -106,15 +107,31 @@ def deploy(run: Run) -> DeployResult:
 
 
 # %% ../../nbs/stages/06_deploy.ipynb #8b033046
+def alone_picture(result: DeployResult) -> Picture:
+    """Draw the traffic of a deployment that took over from nobody."""
+    picture, axes = figure(height=1.5)
+    weight = result.splits[-1].get(result.deployment, 0)
+    axes.barh([result.deployment], [weight], height=0.5, color=COLOURS["primary"])
+    axes.set_xlim(0, 100)
+    axes.set_ylim(-0.6, 0.6)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("traffic (%)")
+    alone = "serves alone: nothing served before" if "rollout" in result.artifacts else "served already"
+    title = f"Version {result.version} {alone}"
+    axes.set_title(title)
+    return describe(picture, f"One bar of {weight} % of the traffic for {result.deployment}. {title}.")
+
+
 def splits_picture(result: DeployResult) -> Picture:
-    """Draw the traffic of the new and the previous deployment, step by step."""
+    """Draw the traffic of the new and the previous deployment, step by step; of one that serves alone, its one bar."""
+    if not result.previous:
+        return alone_picture(result)
     picture, axes = figure(height=2.6)
     steps = [f"step {number + 1}" for number in range(len(result.splits))]
     new = [split.get(result.deployment, 0) for split in result.splits]
     axes.bar(steps, new, color=COLOURS["primary"], label=f"{result.deployment} (version {result.version})")
-    if result.previous:
-        rest = [100 - weight for weight in new]
-        axes.bar(steps, rest, bottom=new, color=COLOURS["muted"], label=f"{result.previous} (before)")
+    rest = [100 - weight for weight in new]
+    axes.bar(steps, rest, bottom=new, color=COLOURS["muted"], label=f"{result.previous} (before)")
     axes.set_ylabel("traffic (%)")
     axes.set_ylim(0, 130)
     axes.set_yticks(range(0, 101, 25))
