@@ -1581,12 +1581,16 @@ d = {
             ),
         },
         "brookside_mlops.cli_data": {
+            "brookside_mlops.cli_data._drift_of_endpoint": (
+                "parts/cli_data.html#_drift_of_endpoint",
+                "brookside_mlops/cli_data.py",
+            ),
             "brookside_mlops.cli_data._drift_of_tables": (
                 "parts/cli_data.html#_drift_of_tables",
                 "brookside_mlops/cli_data.py",
             ),
-            "brookside_mlops.cli_data._run_of": (
-                "parts/cli_data.html#_run_of",
+            "brookside_mlops.cli_data._show_report": (
+                "parts/cli_data.html#_show_report",
                 "brookside_mlops/cli_data.py",
             ),
             "brookside_mlops.cli_data.drift_command": (
@@ -2384,6 +2388,10 @@ d = {
             ),
             "brookside_mlops.contracts._reversed": (
                 "parts/contracts.html#_reversed",
+                "brookside_mlops/contracts.py",
+            ),
+            "brookside_mlops.contracts.bound_text": (
+                "parts/contracts.html#bound_text",
                 "brookside_mlops/contracts.py",
             ),
             "brookside_mlops.contracts.for_usecase": (
@@ -6291,10 +6299,14 @@ d = {
             ),
         },
         "brookside_mlops.notebook_html": {
+            "brookside_mlops.notebook_html._style": (
+                "parts/notebook_html.html#_style",
+                "brookside_mlops/notebook_html.py",
+            ),
             "brookside_mlops.notebook_html.table_html": (
                 "parts/notebook_html.html#table_html",
                 "brookside_mlops/notebook_html.py",
-            )
+            ),
         },
         "brookside_mlops.notebook_sync": {
             "brookside_mlops.notebook_sync._Absolute": (
@@ -7818,6 +7830,10 @@ d = {
                 "parts/rollout_plan.html#planview.lines",
                 "brookside_mlops/rollout_plan.py",
             ),
+            "brookside_mlops.rollout_plan.PlanView.title": (
+                "parts/rollout_plan.html#planview.title",
+                "brookside_mlops/rollout_plan.py",
+            ),
             "brookside_mlops.rollout_plan.Target": (
                 "parts/rollout_plan.html#target",
                 "brookside_mlops/rollout_plan.py",
@@ -8150,12 +8166,20 @@ d = {
                 "parts/run_report.html#trained",
                 "brookside_mlops/run_report.py",
             ),
+            "brookside_mlops.run_report._linked": (
+                "parts/run_report.html#_linked",
+                "brookside_mlops/run_report.py",
+            ),
             "brookside_mlops.run_report.executed": (
                 "parts/run_report.html#executed",
                 "brookside_mlops/run_report.py",
             ),
             "brookside_mlops.run_report.log_report": (
                 "parts/run_report.html#log_report",
+                "brookside_mlops/run_report.py",
+            ),
+            "brookside_mlops.run_report.placed_html": (
+                "parts/run_report.html#placed_html",
                 "brookside_mlops/run_report.py",
             ),
             "brookside_mlops.run_report.report_html": (
@@ -8797,6 +8821,10 @@ d = {
                 "parts/stage_inputs.html#readers",
                 "brookside_mlops/stage_inputs.py",
             ),
+            "brookside_mlops.stage_inputs.results_read": (
+                "parts/stage_inputs.html#results_read",
+                "brookside_mlops/stage_inputs.py",
+            ),
         },
         "brookside_mlops.stages.deploy": {
             "brookside_mlops.stages.deploy.DeployResult": (
@@ -8841,6 +8869,10 @@ d = {
                 "stages/drift.html#where",
                 "brookside_mlops/stages/drift.py",
             ),
+            "brookside_mlops.stages.drift._asked": (
+                "stages/drift.html#_asked",
+                "brookside_mlops/stages/drift.py",
+            ),
             "brookside_mlops.stages.drift.drift": (
                 "stages/drift.html#drift",
                 "brookside_mlops/stages/drift.py",
@@ -8849,8 +8881,20 @@ d = {
                 "stages/drift.html#drift_of",
                 "brookside_mlops/stages/drift.py",
             ),
+            "brookside_mlops.stages.drift.drift_of_endpoint": (
+                "stages/drift.html#drift_of_endpoint",
+                "brookside_mlops/stages/drift.py",
+            ),
             "brookside_mlops.stages.drift.inspected": (
                 "stages/drift.html#inspected",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.judged": (
+                "stages/drift.html#judged",
+                "brookside_mlops/stages/drift.py",
+            ),
+            "brookside_mlops.stages.drift.kept_rows": (
+                "stages/drift.html#kept_rows",
                 "brookside_mlops/stages/drift.py",
             ),
             "brookside_mlops.stages.drift.profiler": (
@@ -8981,6 +9025,10 @@ d = {
             ),
             "brookside_mlops.stages.register.describe_version": (
                 "stages/register.html#describe_version",
+                "brookside_mlops/stages/register.py",
+            ),
+            "brookside_mlops.stages.register.origin": (
+                "stages/register.html#origin",
                 "brookside_mlops/stages/register.py",
             ),
             "brookside_mlops.stages.register.parity_check": (
