@@ -2390,6 +2390,10 @@ d = {
                 "parts/contracts.html#_reversed",
                 "brookside_mlops/contracts.py",
             ),
+            "brookside_mlops.contracts.bound_text": (
+                "parts/contracts.html#bound_text",
+                "brookside_mlops/contracts.py",
+            ),
             "brookside_mlops.contracts.for_usecase": (
                 "parts/contracts.html#for_usecase",
                 "brookside_mlops/contracts.py",
@@ -6328,10 +6332,14 @@ d = {
             ),
         },
         "brookside_mlops.notebook_html": {
+            "brookside_mlops.notebook_html._style": (
+                "parts/notebook_html.html#_style",
+                "brookside_mlops/notebook_html.py",
+            ),
             "brookside_mlops.notebook_html.table_html": (
                 "parts/notebook_html.html#table_html",
                 "brookside_mlops/notebook_html.py",
-            )
+            ),
         },
         "brookside_mlops.notebook_sync": {
             "brookside_mlops.notebook_sync._Absolute": (
@@ -8191,12 +8199,20 @@ d = {
                 "parts/run_report.html#trained",
                 "brookside_mlops/run_report.py",
             ),
+            "brookside_mlops.run_report._linked": (
+                "parts/run_report.html#_linked",
+                "brookside_mlops/run_report.py",
+            ),
             "brookside_mlops.run_report.executed": (
                 "parts/run_report.html#executed",
                 "brookside_mlops/run_report.py",
             ),
             "brookside_mlops.run_report.log_report": (
                 "parts/run_report.html#log_report",
+                "brookside_mlops/run_report.py",
+            ),
+            "brookside_mlops.run_report.placed_html": (
+                "parts/run_report.html#placed_html",
                 "brookside_mlops/run_report.py",
             ),
             "brookside_mlops.run_report.report_html": (

@@ -31,6 +31,7 @@ __all__ = [
     "Column",
     "RowCount",
     "Freshness",
+    "bound_text",
     "Contract",
     "for_usecase",
 ]
@@ -179,6 +180,15 @@ Keys = Annotated[tuple[tuple[str, ...], ...], BeforeValidator(_as_keys)]
 
 
 # %% ../nbs/parts/contracts.ipynb #fbf496a3
+def bound_text(bound: float | datetime | None) -> str:
+    """Return a bound as people read it: a day, or a number, from 10,000 on with its thousands apart; empty for none."""
+    if bound is None:
+        return ""
+    if isinstance(bound, datetime):
+        return str(bound.date())
+    return f"{bound:,.12g}" if abs(bound) >= 10_000 else f"{bound:.12g}"
+
+
 class Contract(BaseModel):
     """What a table must look like. `unique` lists keys, each of one or more columns."""
 
@@ -223,7 +233,7 @@ class Contract(BaseModel):
                     if not one.nullable
                     else "yes" if one.max_missing is None else f"up to {one.max_missing:.0%}"
                 ),
-                *(bound.date() if isinstance(bound, datetime) else bound for bound in (one.min, one.max)),
+                *(bound_text(bound) for bound in (one.min, one.max)),
                 ", ".join(map(str, one.allowed)),
                 one.description,
             )

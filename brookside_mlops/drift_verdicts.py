@@ -142,7 +142,7 @@ class FeatureDrift(BaseModel):
             "" if self.ks is None else f"{self.ks:.3f}{room}",
             "" if self.jsd is None else f"{self.jsd:.3f}",
             "" if self.wasserstein is None else f"{self.wasserstein:.3f}",
-            "" if self.p is None else f"{self.p:.2g}",
+            "" if self.p is None else "< 0.0001" if self.p < 0.0001 else f"{self.p:.2g}",
         )
 
 

@@ -6,15 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape, unescape
 
 # %% auto #0
 __all__ = ["table_html"]
 
 # %% ../nbs/parts/notebook_html.ipynb #a9367856
 _CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0;border:0;white-space:pre-line"
-_FIRST = _CELL.replace("pre-line", "pre")
+_SHORT = 20  # characters, up to which a column is not broken: 19.6 s, 0.0% → 0.0%, a bound
+_ROOM = ";min-width:12em"  # of a column of sentences
 _LINE = "border:0;border-bottom:1px solid;opacity:.75"
+
+
+def _style(place: int, texts: Sequence[str]) -> str:
+    """Return how the cells of a column look: the first one and short ones are not broken, sentences have room."""
+    longest = max((len(line) for text in texts for line in unescape(text).splitlines()), default=0)
+    if place == 0 or longest <= _SHORT:
+        return _CELL.replace("pre-line", "pre")
+    return _CELL + (_ROOM if longest > 2 * _SHORT else "")
 
 
 def table_html(
@@ -22,16 +31,14 @@ def table_html(
 ) -> str:
     """Return a table as HTML: a title, the heads of its columns, rows of text (escaped), and notes below.
 
-    None is shown as an empty cell, and a column without any text is left out. Colours and font are those of the page.
+    None is shown as an empty cell, and a column without any text is left out. Colours and font are those of the page. Sentences wrap,
+    numbers and names do not; what is wider than the page scrolls by itself.
     """
     shown = f"<p><b>{escape(title)}</b></p>" if title else ""
     texts = [["" if one is None else escape(str(one)) for one in row] for row in rows]
     filled = [place for place in range(len(head)) if any(row[place] for row in texts)]
-    styles = [_FIRST if place == 0 else _CELL for place in filled]
-    names = "".join(
-        f"<th style='{style};{_LINE}'>{escape(head[place])}</th>"
-        for place, style in zip(filled, styles, strict=True)
-    )
+    styles = [_style(place, [row[place] for row in texts]) for place in filled]
+    names = "".join(f"<th style='{_CELL};{_LINE}'>{escape(head[place])}</th>" for place in filled)
     body = "".join(
         "<tr style='background:none'>"
         + "".join(
@@ -41,5 +48,6 @@ def table_html(
         for row in texts
     )
     if body:
-        shown += f"<table style='border-collapse:collapse'><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
+        table = f"<table style='border-collapse:collapse'><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
+        shown += f"<div style='overflow-x:auto' tabindex='0'>{table}</div>"
     return shown + "".join(f"<p style='opacity:.75;margin:2px 0'>{escape(note)}</p>" for note in notes)

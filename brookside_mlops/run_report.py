@@ -5,6 +5,7 @@
 # %% ../nbs/parts/run_report.ipynb #1d95871c
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ __all__ = [
     "executed",
     "shown_cells",
     "report_notebook",
+    "placed_html",
     "report_html",
     "write_report",
     "Trained",
@@ -71,12 +73,24 @@ def report_notebook(run: Run) -> NotebookNode:
     ]
     for path in parts:
         try:
-            cells += shown_cells(nbformat.read(path, as_version=4).cells)
+            shown = shown_cells(nbformat.read(path, as_version=4).cells)
+            for cell in shown:
+                cell.metadata["stage"] = path.stem
+            cells += shown
         except (OSError, ValueError, nbformat.ValidationError) as error:
             raise InputError(f"{path} cannot be read as a notebook: {type(error).__name__}") from None
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
+    for path in parts:
+        first = next((cell["id"] for cell in cells if cell.metadata.get("stage") == path.stem), "")
+        if first:
+            cells[0]["source"] = _linked(cells[0]["source"], path.stem[3:], f"cell-id={first}")
     return nbformat.v4.new_notebook(cells=cells)
+
+
+def _linked(table: str, stage: str, place: str) -> str:
+    """Return the table of stages with a link from a stage to its place on the page."""
+    return re.sub(rf"(<td[^>]*>){stage}(</td>)", rf"\1<a href='#{place}'>{stage}</a>\2", table, count=1)
 
 
 # %% ../nbs/parts/run_report.ipynb #a1bdc6e4
@@ -97,8 +111,21 @@ _TEMPLATE = """
 """
 
 
+_HEADING = re.compile(r'<h[1-6] id="([^"]*)"')
+_INWARD = re.compile(r'<a href="(?![a-z]+:|#)[^"]*"[^>]*>(.*?)</a>', re.DOTALL)
+
+
+def placed_html(html: str, stage: str) -> str:
+    """Return the HTML of a stage's prose with ids of its own, and with the words alone of links that need the repository."""
+    for name in dict.fromkeys(_HEADING.findall(html)):
+        html = html.replace(f'id="{name}"', f'id="{stage}-{name}"')
+        html = html.replace(f'href="#{name}"', f'href="#{stage}-{name}"')
+    return _INWARD.sub(r"\1", html)
+
+
 def report_html(run: Run) -> str:
     """Return the report of a run as HTML that asks no other host."""
+    from jinja2 import pass_context
     from nbconvert import HTMLExporter
 
     outside = ("jquery_url", "mathjax_url", "mermaid_js_url", "require_js_url", "jupyter_widgets_base_url")
@@ -106,6 +133,13 @@ def report_html(run: Run) -> str:
     exporter = make(
         template_name="lab", raw_template=_TEMPLATE, embed_images=True, **dict.fromkeys(outside, "")
     )
+
+    @pass_context
+    def markdown(context: Any, source: str) -> str:
+        stage = context.get("cell", {}).get("metadata", {}).get("stage", "run")
+        return placed_html(str(exporter.markdown2html(context, source)), stage)
+
+    exporter.register_filter("markdown2html", markdown)
     page, _ = exporter.from_notebook_node(report_notebook(run), {"metadata": {"name": f"Run {run.id}"}})
     return str(page)
 

@@ -35,6 +35,16 @@ def test_portfolio_keeps_the_contract_that_comes_with_it(tmp_path: Path) -> None
     assert broken(tmp_path / "p.parquet", contract) == {}
 
 
+def test_contract_shows_its_bounds_as_people_write_them() -> None:
+    bounds = {"budget": (0.0, 9e6), "share": (-0.5, 1.0), "year": (1990, 2030), "tiny": (1e-9, 12_345.5)}
+    columns = {name: Column(kind="number", min=low, max=high) for name, (low, high) in bounds.items()}
+    columns["at"] = Column(kind="datetime", role="time", min=datetime(2025, 1, 1))
+    shown = Contract(columns=columns)._repr_html_()
+    for text in ("9,000,000", "-0.5", "1990", "2030", "1e-09", "12,345.5", "2025-01-01"):
+        assert f">{text}<" in shown
+    assert ".0<" not in shown and "overflow-x:auto" in shown
+
+
 @pytest.mark.parametrize(("table", "target"), [(CHURN, "churn"), (AMES, "Sale_Price"), (CELLS, "class")])
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_real_table_keeps_the_contract_inferred_from_it(table, target: str, ending: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

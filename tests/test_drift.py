@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,11 @@ def test_verdict_follows_the_share(moved: int, verdict: str) -> None:
     first = profile(before)
     report = compare(first, profile(now, like=first), Thresholds())
     assert report.verdict == verdict and len(report.drifted()) == moved
-    assert verdict in report._repr_html_()
+    shown = report._repr_html_()
+    assert verdict in shown
+    numbers = {one.feature: one.numbers()[-1] for one in report.drifted()}
+    assert set(numbers.values()) <= {"< 0.0001"} and ("&lt; 0.0001" in shown) == bool(moved)
+    assert not re.search(r"\de-\d", shown)
 
 
 def test_any_two_tables_are_compared(tmp_path: Path) -> None:

@@ -241,6 +241,13 @@ def test_report_shows_every_stage_and_loads_nothing(trained: Run) -> None:
     alts = [str(one.get("alt", "")) for one in pictures]
     assert alts and all(len(one.split()) > 5 and "No description" not in one for one in alts), alts
     assert "prefers-color-scheme: dark" in page
+    soup = BeautifulSoup(page, "html.parser")
+    ids = [str(one["id"]) for one in soup.find_all(id=True)]
+    assert len(ids) == len(set(ids)) and {"01_validate-The-verdict", "03_train-The-verdict"} <= set(ids)
+    inward = [str(one["href"]) for one in soup.select("a[href]") if ":" not in str(one["href"])]
+    assert inward and {one[1:] for one in inward} <= set(ids), set(inward) - {f"#{one}" for one in ids}
+    assert "Splitting on Spark" in page and "spark_splits.ipynb" not in page
+    assert [one.get_text() for one in soup.select("td > a")] == ["validate", "engineer", "train"]
     assert not re.search(r"\bimport [^;\n]* from [\"']https?:", page)
 
 
