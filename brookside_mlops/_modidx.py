@@ -3072,6 +3072,14 @@ d = {
                 "parts/drift_plots.html#effect_picture",
                 "brookside_mlops/drift_plots.py",
             ),
+            "brookside_mlops.drift_plots.few_whole": (
+                "parts/drift_plots.html#few_whole",
+                "brookside_mlops/drift_plots.py",
+            ),
+            "brookside_mlops.drift_plots.unit_of": (
+                "parts/drift_plots.html#unit_of",
+                "brookside_mlops/drift_plots.py",
+            ),
         },
         "brookside_mlops.drift_verdicts": {
             "brookside_mlops.drift_verdicts.Exact": (
@@ -8862,6 +8870,10 @@ d = {
         "brookside_mlops.stages.deploy": {
             "brookside_mlops.stages.deploy.DeployResult": (
                 "stages/deploy.html#deployresult",
+                "brookside_mlops/stages/deploy.py",
+            ),
+            "brookside_mlops.stages.deploy.alone_picture": (
+                "stages/deploy.html#alone_picture",
                 "brookside_mlops/stages/deploy.py",
             ),
             "brookside_mlops.stages.deploy.deploy": (
