@@ -2774,6 +2774,10 @@ d = {
             )
         },
         "brookside_mlops.doctor_azure": {
+            "brookside_mlops.doctor_azure.Scope": (
+                "parts/doctor_azure.html#scope",
+                "brookside_mlops/doctor_azure.py",
+            ),
             "brookside_mlops.doctor_azure.allows": (
                 "parts/doctor_azure.html#allows",
                 "brookside_mlops/doctor_azure.py",
@@ -2820,6 +2824,10 @@ d = {
             ),
             "brookside_mlops.doctor_azure.read": (
                 "parts/doctor_azure.html#read",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.scopes": (
+                "parts/doctor_azure.html#scopes",
                 "brookside_mlops/doctor_azure.py",
             ),
         },
@@ -3215,6 +3223,10 @@ d = {
             ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.keys": (
                 "parts/azure.html#azureendpoint.keys",
+                "brookside_mlops/endpoints/azure.py",
+            ),
+            "brookside_mlops.endpoints.azure.AzureEndpoint.keys_line": (
+                "parts/azure.html#azureendpoint.keys_line",
                 "brookside_mlops/endpoints/azure.py",
             ),
             "brookside_mlops.endpoints.azure.AzureEndpoint.logs": (
@@ -3835,6 +3847,10 @@ d = {
                 "parts/local.html#localendpoint.keys",
                 "brookside_mlops/endpoints/local.py",
             ),
+            "brookside_mlops.endpoints.local.LocalEndpoint.keys_line": (
+                "parts/local.html#localendpoint.keys_line",
+                "brookside_mlops/endpoints/local.py",
+            ),
             "brookside_mlops.endpoints.local.LocalEndpoint.logs": (
                 "parts/local.html#localendpoint.logs",
                 "brookside_mlops/endpoints/local.py",
@@ -4141,6 +4157,14 @@ d = {
                 "parts/protocol.html#endpoint.keys",
                 "brookside_mlops/endpoints/protocol.py",
             ),
+            "brookside_mlops.endpoints.protocol.Endpoint.keys_line": (
+                "parts/protocol.html#endpoint.keys_line",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.Endpoint.kind": (
+                "parts/protocol.html#endpoint.kind",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
             "brookside_mlops.endpoints.protocol.Endpoint.logs": (
                 "parts/protocol.html#endpoint.logs",
                 "brookside_mlops/endpoints/protocol.py",
@@ -4207,6 +4231,10 @@ d = {
             ),
             "brookside_mlops.endpoints.protocol.state_text": (
                 "parts/protocol.html#state_text",
+                "brookside_mlops/endpoints/protocol.py",
+            ),
+            "brookside_mlops.endpoints.protocol.status_of": (
+                "parts/protocol.html#status_of",
                 "brookside_mlops/endpoints/protocol.py",
             ),
             "brookside_mlops.endpoints.protocol.traffic_fault": (
@@ -5917,6 +5945,7 @@ d = {
                 "parts/monitor.html#alert_views",
                 "brookside_mlops/monitor.py",
             ),
+            "brookside_mlops.monitor.is_gone": ("parts/monitor.html#is_gone", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.look": ("parts/monitor.html#look", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.moment": ("parts/monitor.html#moment", "brookside_mlops/monitor.py"),
             "brookside_mlops.monitor.report_of": (
@@ -5933,6 +5962,10 @@ d = {
             ),
             "brookside_mlops.monitor.time_line": (
                 "parts/monitor.html#time_line",
+                "brookside_mlops/monitor.py",
+            ),
+            "brookside_mlops.monitor.was_deployed": (
+                "parts/monitor.html#was_deployed",
                 "brookside_mlops/monitor.py",
             ),
         },

@@ -18,7 +18,15 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from .endpoints.local import EndpointError
-from .endpoints.protocol import MODEL_STATUS, PIN, REPLAYED, Answer, Endpoint, seconds_of, status_of
+from brookside_mlops.endpoints.protocol import (
+    MODEL_STATUS,
+    PIN,
+    REPLAYED,
+    Answer,
+    Endpoint,
+    seconds_of,
+    status_of,
+)
 from .errors import InputError
 
 # %% auto #0
