@@ -2790,6 +2790,10 @@ d = {
             )
         },
         "brookside_mlops.doctor_azure": {
+            "brookside_mlops.doctor_azure.Scope": (
+                "parts/doctor_azure.html#scope",
+                "brookside_mlops/doctor_azure.py",
+            ),
             "brookside_mlops.doctor_azure.allows": (
                 "parts/doctor_azure.html#allows",
                 "brookside_mlops/doctor_azure.py",
@@ -2836,6 +2840,10 @@ d = {
             ),
             "brookside_mlops.doctor_azure.read": (
                 "parts/doctor_azure.html#read",
+                "brookside_mlops/doctor_azure.py",
+            ),
+            "brookside_mlops.doctor_azure.scopes": (
+                "parts/doctor_azure.html#scopes",
                 "brookside_mlops/doctor_azure.py",
             ),
         },

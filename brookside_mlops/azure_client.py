@@ -173,9 +173,16 @@ def github_token(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def credential() -> TokenCredential:
-    """Return who we are: this job of GitHub or Azure DevOps, workload or managed identity, or the sign-in of a person."""
+    """Return who we are: this job of GitHub or Azure DevOps, workload or managed identity, or the sign-in of a person.
+
+    What the SDK logs of each way that did not work is kept quiet: the error that follows says it once.
+    """
+    import logging
+
     from azure.identity import AzurePipelinesCredential, ClientAssertionCredential, DefaultAzureCredential
 
+    for noisy in ("azure.ai.ml", "azure.identity", "azure.core"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     cloud, found = current_cloud(), os.environ
     host = found.get(AUTHORITY, "") or cloud.login
     host = host if "://" in host else f"https://{host}"
@@ -198,12 +205,8 @@ def credential() -> TokenCredential:
 # %% ../nbs/parts/azure_client.ipynb #44474724
 def ml_client(found: AzureSettings, registry: bool = False) -> MLClient:
     """Return the client of the workspace, or of the registry. Raises InputError where settings.ini does not say which."""
-    import logging
-
     from azure.ai.ml import MLClient
 
-    for noisy in ("azure.ai.ml", "azure.identity", "azure.core"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"show_progress": False, "enable_telemetry": False}
     if registry:
         found.need("registry")

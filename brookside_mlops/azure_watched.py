@@ -28,6 +28,7 @@ from .bundle import Bundle
 from .endpoints.azure_errors import asking
 from .endpoints.targets import azure_endpoint, place_of
 from .errors import InputError
+from .monitor import GONE, is_gone
 from .monitoring_config import monitoring_config
 from .onboarding import known_usecases
 from .settings import read_settings
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = [
     "TABLE",
+    "UNKNOWN",
     "DRIFT",
     "KEPT",
     "DAYS",
@@ -156,6 +158,9 @@ def drift_thresholds(how: DriftMethods) -> tuple[dict[str, Any], dict[str, Any]]
     return numbers[how.numbers], categories[how.categories]
 
 
+UNKNOWN = ("clustering",)  # tasks that the service has no name for
+
+
 def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
     """Return the monitor of a deployment, as the configuration of its environment has it."""
     from azure.ai.ml import Input
@@ -193,6 +198,8 @@ def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
             alert_enabled=profile.alerting.enabled,
         ),
     }
+    if watched.task in UNKNOWN:
+        del signals["prediction_drift"]
     return ml.MonitorSchedule(
         name=f"brookside-monitor-{watched.endpoint}",
         trigger=trigger_of(profile.data_drift.schedule),
@@ -200,7 +207,7 @@ def monitor_of(profile: Profile, watched: Watched) -> MonitorSchedule:
         create_monitor=ml.MonitorDefinition(
             compute=ml.ServerlessSparkCompute(instance_type="standard_e4s_v3", runtime_version="3.5"),
             monitoring_target=ml.MonitoringTarget(
-                ml_task=watched.task,
+                ml_task=None if watched.task in UNKNOWN else watched.task,
                 endpoint_deployment_id=f"azureml:{watched.endpoint}:{watched.deployment}",
             ),
             monitoring_signals=signals,
@@ -296,7 +303,8 @@ def _watching(project: Path, found: AzureSettings, environment: str, apply: bool
         names = [f"brookside-{kind}-{endpoint.name}" for kind in ("monitor", "drift")]
         there = serving(endpoint, environment) if found.collect_data else None
         if there is None:
-            why = "nothing serves there" if found.collect_data else "no rows are kept: [azure] collect_data"
+            none = GONE if is_gone(endpoint) else "nothing serves there"
+            why = none if found.collect_data else "no rows are kept: [azure] collect_data"
             yield Installed(names[0], "none", f"{names[0]}: {endpoint.name} is not watched by Azure, {why}")
             continue
         watched, bundle = there
@@ -310,8 +318,13 @@ def _watching(project: Path, found: AzureSettings, environment: str, apply: bool
             partial(_monitor, profile, watched),
             partial(drift_schedule, project, profile, watched, rows),
         ]
+        signals = (
+            "three signals"
+            if watched.task not in UNKNOWN
+            else "two signals (no drift of answers: Azure knows no clustering)"
+        )
         said = f"{watched.deployment} of {watched.endpoint} against {watched.reference}, {when} UTC"
-        for name, make, kind in zip(names, makes, ("three signals", "drift on Spark"), strict=True):
+        for name, make, kind in zip(names, makes, (signals, "drift on Spark"), strict=True):
             yield Installed(name, _done(found, name, digest, apply, make), f"{name}: {kind}, {said}")
 
 

@@ -9,6 +9,8 @@ import fnmatch
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,14 +26,19 @@ from .telemetry import CONNECTION
 # %% auto #0
 __all__ = [
     "BOOTSTRAP",
-    "ACTIONS",
+    "OF_WORKSPACE",
+    "OF_GROUP",
+    "OF_LOGS",
+    "OF_REGISTRY",
     "RESERVE",
     "check_reach",
     "check_sign_in",
     "read",
     "check_resource",
     "check_subscription",
+    "Scope",
     "allows",
+    "scopes",
     "check_permissions",
     "cores_wanted",
     "check_quota",
@@ -127,19 +134,36 @@ def check_subscription(arm: Arm, found: AzureSettings) -> Iterator[Finding]:
 
 # %% ../nbs/parts/doctor_azure.ipynb #a6e4d05a
 _ML = "Microsoft.MachineLearningServices/workspaces"
-ACTIONS = {
-    f"{_ML}/onlineEndpoints/write": "AzureML Data Scientist",
-    f"{_ML}/onlineEndpoints/deployments/write": "AzureML Data Scientist",
-    f"{_ML}/onlineEndpoints/listKeys/action": "AzureML Data Scientist",
-    f"{_ML}/jobs/write": "AzureML Data Scientist",
-    f"{_ML}/models/versions/write": "AzureML Data Scientist",
+_REGISTRIES = "Microsoft.MachineLearningServices/registries"
+_WORK, _ALERTS = "AzureML Data Scientist", "Monitoring Contributor"
+OF_WORKSPACE = {
+    f"{_ML}/onlineEndpoints/write": _WORK,
+    f"{_ML}/onlineEndpoints/deployments/write": _WORK,
+    f"{_ML}/onlineEndpoints/listKeys/action": _WORK,
+    f"{_ML}/jobs/write": _WORK,
+    f"{_ML}/schedules/write": _WORK,
+    f"{_ML}/models/versions/write": _WORK,
+    f"{_ML}/environments/versions/write": _WORK,
+    f"{_ML}/codes/versions/write": _WORK,
+    f"{_ML}/datastores/listSecrets/action": _WORK,
     f"{_ML}/computes/read": "Reader",
-    "Microsoft.Insights/metricAlerts/write": "Monitoring Contributor",
-    "Microsoft.Insights/scheduledQueryRules/write": "Monitoring Contributor",
-    "Microsoft.Insights/actionGroups/write": "Monitoring Contributor",
-    RIGHT: "Monitoring Contributor",
-    "Microsoft.OperationalInsights/workspaces/query/read": "Log Analytics Reader",
+    RIGHT: _ALERTS,
 }
+OF_GROUP = {
+    f"Microsoft.Insights/{one}/write": _ALERTS
+    for one in ("metricAlerts", "scheduledQueryRules", "actionGroups")
+}
+OF_LOGS = {"Microsoft.OperationalInsights/workspaces/query/read": "Log Analytics Reader"}
+OF_REGISTRY = {f"{_REGISTRIES}/assets/{one}": "AzureML Registry User" for one in ("read", "write")}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where roles are given: a resource, how people call it, and what the commands do there, each with the role that allows it."""
+
+    path: str
+    name: str
+    actions: Mapping[str, str]
 
 
 def allows(permissions: Sequence[Mapping[str, Sequence[str]]], action: str) -> bool:
@@ -151,25 +175,48 @@ def allows(permissions: Sequence[Mapping[str, Sequence[str]]], action: str) -> b
     return any(among(one.get("actions", ())) and not among(one.get("notActions", ())) for one in permissions)
 
 
+def scopes(arm: Arm, found: AzureSettings) -> list[Scope]:
+    """Return where this identity needs roles. Logs that cannot be found are left out: what is said of them is another finding."""
+    every = [
+        Scope(found.workspace_id, f"workspace {found.workspace}", OF_WORKSPACE),
+        Scope(found.group_id, f"resource group {found.resource_group}", OF_GROUP),
+    ]
+    with suppress(InputError, AzureError):
+        logs = logs_id(found, arm)
+        every.append(Scope(logs, f"log workspace {logs.rpartition('/')[2]}", OF_LOGS))
+    if found.registry:
+        path = f"{found.group_id}/providers/{_REGISTRIES}/{found.registry}"
+        every.append(Scope(path, f"registry {found.registry}", OF_REGISTRY))
+    return every
+
+
 def check_permissions(arm: Arm, found: AzureSettings) -> Iterator[Finding]:
-    """Yield whether this identity may do what the commands do in the resource group."""
-    path = f"{found.group_id}/providers/Microsoft.Authorization/permissions"
-    content, fault = read(arm, path, "2022-04-01")
-    if fault:
-        yield wrong(
-            "permissions",
-            "azure",
-            fault,
-            "give this identity the role Reader on the resource group, at least",
-        )
-        return
-    lacks = [one for one in ACTIONS if not allows(content.get("value", []), one)]
-    roles = dict.fromkeys(ACTIONS[one] for one in lacks)
+    """Yield whether this identity may do what the commands do, where roles for it are given.
+
+    What is given on the resource group holds below it, so that is asked where the resource itself is not there.
+    """
+    lacks: list[str] = []
+    mends: dict[str, None] = {}
+    count = 0
+    for scope in scopes(arm, found):
+        about = "providers/Microsoft.Authorization/permissions"
+        content, fault = read(arm, f"{scope.path}/{about}", "2022-04-01")
+        if fault.startswith("404"):
+            content, fault = read(arm, f"{found.group_id}/{about}", "2022-04-01")
+        if fault:
+            yield wrong(
+                "permissions", "azure", fault, f"give this identity the role Reader on {scope.name}, at least"
+            )
+            return
+        missing = [one for one in scope.actions if not allows(content.get("value", []), one)]
+        lacks += missing
+        mends |= dict.fromkeys(f"{scope.actions[one]} on {scope.name}" for one in missing)
+        count += len(scope.actions)
     if lacks:
-        mend = f"give this identity {' and '.join(roles)} on resource group {found.resource_group}"
+        mend = f"give this identity {' and '.join(mends)}"
         yield wrong("permissions", "azure", f"may not {', '.join(lacks)}", mend)
     else:
-        yield good("permissions", "azure", f"{len(ACTIONS)} actions that the commands need")
+        yield good("permissions", "azure", f"{count} actions that the commands need")
 
 
 # %% ../nbs/parts/doctor_azure.ipynb #30a5ea7c

@@ -24,6 +24,7 @@ __all__ = [
     "MOST",
     "BEGINNING",
     "LATEST",
+    "LOGS_STEPS",
     "traffic_query",
     "entry_of",
     "fetched_until",
@@ -98,6 +99,12 @@ def keep_rows(path: Path, entries: Iterable[Entry], since: datetime) -> None:
         database.execute("insert or replace into fetched values (1, ?)", (since.isoformat(),))
 
 
+LOGS_STEPS = {
+    403: "this identity may not read the logs: it needs the role Log Analytics Reader on the log workspace",
+    404: "is settings.ini [azure] log_workspace right? brookside-mlops azure bootstrap --plan shows what is missing",
+}
+
+
 def fetch_requests(found: AzureSettings, endpoint: str, path: Path) -> int:
     """Fetch the requests that have been logged since the last time into `path`, and return how many there were.
 
@@ -119,11 +126,9 @@ def fetch_requests(found: AzureSettings, endpoint: str, path: Path) -> int:
                 )
             except SdkError as error:
                 code, message = code_and_message(error)
-                raise AzureEndpointError(
-                    Trouble(
-                        f"endpoint {endpoint}: its requests in Log Analytics cannot be read", code, message
-                    )
-                ) from None
+                what = f"endpoint {endpoint}: its requests in Log Analytics cannot be read"
+                step = LOGS_STEPS.get(getattr(error, "status_code", None) or 0, "")
+                raise AzureEndpointError(Trouble(what, code, message, traffic="", step=step)) from None
             tables = getattr(answer, "tables", None) or answer.partial_data
             rows = [list(row) for row in tables[0].rows]
             if rows:

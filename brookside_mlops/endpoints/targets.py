@@ -112,16 +112,28 @@ def hand_over(run: Run, environment: str) -> None:
 
 # %% ../../nbs/parts/targets.ipynb #46db5f30
 def azure_endpoints(project: Path, asked: PlaceName | None) -> list[EndpointInfo]:
-    """Return the endpoints of the workspaces, where `--target azure` asks for them or an environment has its endpoints there."""
+    """Return the endpoints of the workspaces, where `--target azure` asks for them or an environment has its endpoints there.
+
+    Raises InputError where the settings name a workspace that is not there, AzureError for what Azure refuses.
+    """
     places = {asked} if asked else {_target(project, one) for one in ENVIRONMENTS}
     if "azure" not in places:
         return []
+    from azure.core.exceptions import ResourceNotFoundError
+
     from brookside_mlops.azure_client import ml_client
     from brookside_mlops.endpoints.azure import AzureEndpoint
+    from brookside_mlops.endpoints.azure_errors import asking
+    from brookside_mlops.endpoints.azure_ground import need_workspace
 
     state, every = state_folder(project, ENVIRONMENTS[0]), []
     for found in azure_settings(project).each(ENVIRONMENTS):
-        names = sorted(str(one.name) for one in ml_client(found).online_endpoints.list())
+        with asking(f"endpoints of workspace {found.workspace}"):
+            try:
+                names = sorted(str(one.name) for one in ml_client(found).online_endpoints.list())
+            except ResourceNotFoundError:
+                need_workspace(found)  # which says so where that is not there
+                raise
         every += [AzureEndpoint(found, name, state).show() for name in names]
     return every
 

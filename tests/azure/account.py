@@ -5,10 +5,14 @@ from __future__ import annotations
 from tests.azure.emulator import Emulator, Reply, Request, route
 
 
-@route("GET", r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft.Authorization/permissions")
+@route("GET", r"(?P<scope>/subscriptions/.+)/providers/Microsoft.Authorization/permissions")
 def permissions(emulator: Emulator, request: Request) -> Reply:
-    """Return the actions of this identity: all of them, unless a test says otherwise."""
-    return Reply(200, {"value": emulator.more.get("permissions", [{"actions": ["*"], "notActions": []}])})
+    """Return the actions of this identity at a resource: those that a test gives there, or everywhere, else all of them."""
+    scope = request.given["scope"]
+    emulator.existing(scope)
+    everywhere = emulator.more.get("permissions", [{"actions": ["*"], "notActions": []}])
+    given = emulator.more.get("permissions at", {})
+    return Reply(200, {"value": given.get(scope.lower(), everywhere)})
 
 
 @route("GET", r"/subscriptions/[^/]+/providers/Microsoft.MachineLearningServices/locations/[^/]+/vmSizes")

@@ -448,6 +448,7 @@ class Emulator:
         )
 
     def _list(self, path: str, request: Request) -> Reply:
+        self.need_parent(f"{path}/one")
         found = self.below(path)
         begin = int(request.query.get("$skiptoken", 0))
         body: dict[str, Any] = {"value": found[begin : begin + self.page]}

@@ -340,6 +340,15 @@ def stored(emulator: Emulator) -> Iterator[None]:
         yield
 
 
+@route("PUT", r".*/workspaces/[^/]+/schedules/[^/]+")
+def put_schedule(emulator: Emulator, request: Request) -> None:
+    """Refuse a monitor of a task that the service has no name for; the rest is as with any resource."""
+    action = request.json["properties"].get("action") or {}
+    target = (action.get("monitorDefinition") or {}).get("monitoringTarget") or {}
+    if target and str(target.get("taskType")).lower() not in ("classification", "regression"):
+        raise bad(f"Error converting value '{target.get('taskType')}' to type 'ModelTaskType'.")
+
+
 # Logs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +72,29 @@ def test_failing_endpoint_ends_the_command_in_1(endpoint: AzureEndpoint, azure_s
     assert ran.exit_code == 1 and "critical error-rate" in ran.stdout, ran.output
 
 
+def test_refusals_are_told_by_the_list_of_endpoints_without_what_the_sdk_logs(
+    azure: Emulator,
+    azure_project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = ["endpoint", "list", "--target", "azure"]
+    azure.faults.append(Fault(403, "AuthorizationFailed", "Not for you.", "GET", "/onlineEndpoints$"))
+    ran = CliRunner().invoke(app, words)
+    assert ran.exit_code == 1 and "AuthorizationFailed: Not for you" in ran.output, ran
+    with monkeypatch.context() as other:
+        other.setenv("BROOKSIDE_AZURE_WORKSPACE", "nope")
+        ran = CliRunner().invoke(app, words)
+        assert ran.exit_code == 2 and "workspace nope of resource group" in ran.output, ran
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+    monkeypatch.delenv("AZURE_CLIENT_ID")
+    for line in (words, ["azure", "bootstrap", "--plan"]):
+        logging.getLogger("azure.identity").setLevel(logging.NOTSET)
+        ran = CliRunner().invoke(app, line)
+        assert ran.exit_code == 1 and "not signed in" in ran.output, ran
+    assert [one.name for one in caplog.records if one.name.startswith("azure.")] == []
+
+
 def test_nothing_deployed_and_logs_that_are_refused_are_told(
     azure: Emulator, azure_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,3 +111,5 @@ def test_nothing_deployed_and_logs_that_are_refused_are_told(
     )
     ran = monitor("--environment", "prod")
     assert ran.exit_code == 1 and "InsufficientAccessError" in ran.output, ran
+    assert "Log Analytics Reader on the log workspace" in ran.output, ran
+    assert "Data Scientist" not in ran.output and "traffic" not in ran.output, ran

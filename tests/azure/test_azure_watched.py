@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -76,6 +77,12 @@ def test_monitor_has_three_signals_with_the_thresholds_of_the_configuration() ->
     ):
         assert [one["threshold"]["value"] for one in signals[name]["metricThresholds"]] == [limit, limit]
     assert sent["trigger"]["frequency"] == "week"
+    groups = replace(watched, task="clustering")
+    sent = (
+        monitor_of(profile, groups)._to_rest_object().as_dict()["properties"]["action"]["monitorDefinition"]
+    )
+    assert sent["monitoringTarget"]["taskType"] == "classification"  # what the SDK writes for none
+    assert set(sent["signals"]) == {"data_drift", "data_quality"}
 
 
 def test_sdk_takes_the_drift_pipeline_with_the_deployment_in_it(tmp_path: Path) -> None:
@@ -125,6 +132,9 @@ def test_plan_reads_and_installing_is_done_once_for_a_version(
     endpoint.set_traffic({"green": 100})
     assert schedules("--plan") == dict.fromkeys(names, "change")
     assert schedules() == dict.fromkeys(names, "change")
+    profile, table = monitoring_config(azure_project).profile("dev"), "azureml:brookside-cost-reference:2"
+    groups = monitor_of(profile, Watched("cost-dev", "green", "clustering", table, "dev"))
+    ml_client(azure_settings(azure_project)).schedules.begin_create_or_update(groups).result()
 
 
 @pytest.mark.azure

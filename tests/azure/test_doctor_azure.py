@@ -14,7 +14,7 @@ from brookside_mlops.doctor_azure import azure_findings
 from brookside_mlops.findings import Finding
 from brookside_mlops.telemetry import CONNECTION
 from tests.azure.emulator import SECRET, Emulator, Fault
-from tests.azure.monitor import CUSTOMER, add_logs, send
+from tests.azure.monitor import CUSTOMER, LOGS, add_logs, send
 
 
 @pytest.fixture
@@ -75,6 +75,37 @@ def test_roles_that_are_missing_are_named(azure: Emulator, here: Path) -> None:
     found = faults(here)["permissions/azure"]
     assert "AzureML Data Scientist" in found.mend and "Monitoring Contributor" in found.mend
     assert "onlineEndpoints/deployments/write" in found.seen and "Log Analytics" not in found.mend
+
+
+def test_roles_are_looked_for_where_they_are_given(
+    azure: Emulator, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = f"{azure.group}/providers/Microsoft.MachineLearningServices/registries/shared"
+    azure.put(registry, {"location": "eastus", "properties": {}})
+    monkeypatch.setenv("BROOKSIDE_AZURE_REGISTRY", "shared")
+    logs = f"{azure.group}/providers/Microsoft.OperationalInsights/workspaces/{LOGS}"
+    work = ["Microsoft.MachineLearningServices/workspaces/*", "Microsoft.Insights/diagnosticSettings/*"]
+    given = {
+        azure.workspace: work,
+        azure.group: ["Microsoft.Insights/*"],
+        logs: ["Microsoft.OperationalInsights/workspaces/query/read"],
+        registry: ["Microsoft.MachineLearningServices/registries/assets/*"],
+    }
+    azure.more["permissions"] = []
+    azure.more["permissions at"] = {
+        where.lower(): [{"actions": actions, "notActions": []}] for where, actions in given.items()
+    }
+    assert "permissions/azure" not in faults(here)
+    azure.more["permissions at"] = {azure.group.lower(): [{"actions": ["Microsoft.Insights/*"]}]}
+    found = faults(here)["permissions/azure"]
+    for action in ("datastores/listSecrets/action", "schedules/write", "codes/versions/write"):
+        assert action in found.seen
+    assert f"Log Analytics Reader on log workspace {LOGS}" in found.mend
+    assert "AzureML Registry User on registry shared" in found.mend and "resource group" not in found.mend
+    azure.drop(azure.workspace)
+    azure.more["permissions at"] = {azure.group.lower(): [{"actions": ["*"]}]}
+    found = faults(here)["permissions/azure"]
+    assert "onlineEndpoints/write" not in found.seen and "assets/write" in found.seen
 
 
 def test_quota_has_to_hold_both_deployments_of_a_rollout(azure: Emulator, here: Path) -> None:
