@@ -226,7 +226,8 @@ def match(table: LabelTable, info: BundleInfo, places: Places) -> Matched:
     def refuse(reason: str, number: int) -> None:
         refused[reason] += 1
         if len(said := examples.setdefault(reason, [])) < 3:
-            said.append(f"{table.names[number]} row {table.rows[number]}: {table.values[number]}")
+            row = f" row {table.rows[number]}" if table.rows[number] else ""
+            said.append(f"{table.names[number]}{row}: {table.values[number]}")
 
     for number, value in enumerate(table.values):
         place = _place(table, number, places)
@@ -252,8 +253,13 @@ def refuse_unmatched(path: Path, found: Matched, rows: int, info: BundleInfo) ->
     said = "; ".join(
         f"{count:,} {reason} ({', '.join(found.examples[reason])})" for reason, count in faults.items()
     )
+    share = (
+        " An endpoint keeps a share of its requests: sample_share of settings.ini."
+        if UNKNOWN in faults
+        else ""
+    )
     classes = f" Labels are {', '.join(info.classes)}." if STRANGE in faults and info.classes else ""
     raise InputError(
-        f"{path}: of {rows:,} labels {len(found.labels):,} have a row, the others have not: {said}.{classes} Nothing was "
+        f"{path}: of {rows:,} labels {len(found.labels):,} have a row, the others have not: {said}.{share}{classes} Nothing was "
         "added. Correct the table, or pass over what has no row with --skip-unmatched"
     )

@@ -157,6 +157,7 @@ def test_what_has_no_row_is_refused_with_counts_and_nothing_is_added(tmp_path: P
         "3 of requests that are not kept (z row 0: 1, z row 1: 1, a row 7: 1)",
         "1 of ids or keys that name several rows (b row 0: 5)",
         "1 that the model cannot answer (c row 0: n.a.)",
+        "keeps a share of its requests: sample_share of settings.ini",
         "1 that contradict another label",
         "Nothing was added",
     ):

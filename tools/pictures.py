@@ -29,13 +29,13 @@ from tests.browsers import chromium, show  # noqa: E402
 IMAGES = ROOT / "nbs" / "images"
 RUN = ["run", "--environment", "dev"]
 COLUMNS = 110
-BAKING = "return document.querySelector('#headline')?.innerText.includes('bakes at 50 %')"
+BAKING = "return /bakes at 50 %[^]*?\\b\\d s\\s*left of/.test(document.body.innerText)"  # less than 10 s are left
 DRAWN = "return (document.querySelector('#difference-chart .area')?.getAttribute('d') ?? '').length > 400"
 
 
 def begin(project: Path, *words: str) -> subprocess.Popen[str]:
     """Start a command of this checkout in a project."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "LOGNAME": "ada"}
     command = [sys.executable, "-m", "brookside_mlops.cli", *words]
     return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -67,6 +67,7 @@ def page_picture(project: Path, folder: Path) -> bytes:
         driver.get(f"{endpoint.show_uri().removesuffix('score')}?ticket={ticket}")
         wait = WebDriverWait(driver, 600, poll_frequency=0.5)
         wait.until(lambda one: one.execute_script(BAKING) and one.execute_script(DRAWN))
+        driver.execute_script("document.documentElement.style.scrollbarWidth = 'none'")
         return driver.get_screenshot_as_png()
     finally:
         driver.quit()
