@@ -292,6 +292,14 @@ def _collects(endpoint: AzureEndpoint, deployment: str) -> bool:
         return bool(endpoint.client.online_deployments.get(deployment, endpoint.name).data_collector)
 
 
+def _lacking(found: AzureSettings) -> str:
+    """Return what the workspace lacks for a job on serverless Spark, in words; '' for nothing. Only reads."""
+    with asking(f"workspace {found.workspace}"):
+        identity = ml_client(found).workspaces.get(found.workspace).identity
+    held = identity is not None and identity.user_assigned_identities
+    return "" if held else "; its job needs a user-assigned identity of the workspace, which has none"
+
+
 def _watching(project: Path, found: AzureSettings, environment: str, apply: bool) -> Iterator[Installed]:
     """Yield monitor and drift job of the endpoints of an environment that are in Azure, installed where that is asked for."""
     profile = monitoring_config(project).profile(environment)
@@ -324,8 +332,9 @@ def _watching(project: Path, found: AzureSettings, environment: str, apply: bool
             else "two signals (no drift of answers: Azure knows no clustering)"
         )
         said = f"{watched.deployment} of {watched.endpoint} against {watched.reference}, {when} UTC"
-        for name, make, kind in zip(names, makes, (signals, "drift on Spark"), strict=True):
-            yield Installed(name, _done(found, name, digest, apply, make), f"{name}: {kind}, {said}")
+        kinds = ((signals, ""), ("drift on Spark", _lacking(found)))
+        for name, make, (kind, lacks) in zip(names, makes, kinds, strict=True):
+            yield Installed(name, _done(found, name, digest, apply, make), f"{name}: {kind}, {said}{lacks}")
 
 
 def install_all(project: Path, environments: Sequence[str], apply: bool) -> Iterator[Installed]:

@@ -113,6 +113,15 @@ def test_plan_reads_and_installing_is_done_once_for_a_version(
     assert schedules() == dict.fromkeys(names, "create")
     after = len(azure_store.writes())
     assert schedules() == dict.fromkeys(names, "same") and len(azure_store.writes()) == after
+    plan = ["schedule", "--install", "azure", "--target", "azure", "--plan", "-e", "dev"]
+    lacks = "its job needs a user-assigned identity of the workspace"
+    assert lacks in CliRunner().invoke(app, plan).stdout
+    identity = azure_store.existing(azure_store.workspace)["identity"]
+    identity |= {
+        "type": "SystemAssigned,UserAssigned",
+        "userAssignedIdentities": {f"{azure_store.group}/providers/Microsoft.ManagedIdentity/mine": {}},
+    }
+    assert lacks not in CliRunner().invoke(app, plan).stdout
     monitor = azure_store.existing(f"{azure_store.workspace}/schedules/{names[0]}")["properties"]
     signals = monitor["action"]["monitorDefinition"]["signals"]
     assert signals["data_drift"]["productionData"]["uri"].endswith(
