@@ -29,13 +29,20 @@ from tests.browsers import chromium, show  # noqa: E402
 IMAGES = ROOT / "nbs" / "images"
 RUN = ["run", "--environment", "dev"]
 COLUMNS = 110
-BAKING = "return /bakes at 50 %[^]*?\\b\\d s\\s*left of/.test(document.body.innerText)"  # less than 10 s are left
+BAKING = (
+    "return /bakes at 50 %[^]*?\\b\\d s\\s*left of/.test(document.body.innerText)"  # less than 10 s are left
+)
 DRAWN = "return (document.querySelector('#difference-chart .area')?.getAttribute('d') ?? '').length > 400"
 
 
 def begin(project: Path, *words: str) -> subprocess.Popen[str]:
     """Start a command of this checkout in a project."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "LOGNAME": "ada"}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "FORCE_COLOR": "1",
+        "COLUMNS": str(COLUMNS),
+        "LOGNAME": "ada",
+    }
     command = [sys.executable, "-m", "brookside_mlops.cli", *words]
     return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
 
