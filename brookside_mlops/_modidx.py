@@ -1104,6 +1104,10 @@ d = {
                 "parts/azure_watched.html#_done",
                 "brookside_mlops/azure_watched.py",
             ),
+            "brookside_mlops.azure_watched._lacking": (
+                "parts/azure_watched.html#_lacking",
+                "brookside_mlops/azure_watched.py",
+            ),
             "brookside_mlops.azure_watched._monitor": (
                 "parts/azure_watched.html#_monitor",
                 "brookside_mlops/azure_watched.py",
