@@ -114,7 +114,7 @@ def hand_over(run: Run, environment: str) -> None:
 def azure_endpoints(project: Path, asked: PlaceName | None) -> list[EndpointInfo]:
     """Return the endpoints of the workspaces, where `--target azure` asks for them or an environment has its endpoints there.
 
-    Raises InputError where the settings name a workspace that is not there, AzureError for what Azure refuses.
+    A workspace that is not there has none; where no workspace is, InputError says so. Raises AzureError for what Azure refuses.
     """
     places = {asked} if asked else {_target(project, one) for one in ENVIRONMENTS}
     if "azure" not in places:
@@ -127,14 +127,22 @@ def azure_endpoints(project: Path, asked: PlaceName | None) -> list[EndpointInfo
     from brookside_mlops.endpoints.azure_ground import need_workspace
 
     state, every = state_folder(project, ENVIRONMENTS[0]), []
-    for found in azure_settings(project).each(ENVIRONMENTS):
+    asked_of = azure_settings(project).each(ENVIRONMENTS)
+    missing: list[InputError] = []
+    for found in asked_of:
         with asking(f"endpoints of workspace {found.workspace}"):
             try:
                 names = sorted(str(one.name) for one in ml_client(found).online_endpoints.list())
             except ResourceNotFoundError:
-                need_workspace(found)  # which says so where that is not there
+                try:
+                    need_workspace(found)
+                except InputError as error:
+                    missing.append(error)
+                    continue
                 raise
         every += [AzureEndpoint(found, name, state).show() for name in names]
+    if missing and len(missing) == len(asked_of):
+        raise missing[0]
     return every
 
 

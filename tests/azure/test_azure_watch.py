@@ -92,7 +92,7 @@ def test_refusals_are_told_by_the_list_of_endpoints_without_what_the_sdk_logs(
         logging.getLogger("azure.identity").setLevel(logging.NOTSET)
         ran = CliRunner().invoke(app, line)
         assert ran.exit_code == 1 and "not signed in" in ran.output, ran
-    assert [one.name for one in caplog.records if one.name.startswith("azure.")] == []
+    assert [one.name for one in caplog.records if one.name.startswith("azure.identity")] == []
 
 
 def test_nothing_deployed_and_logs_that_are_refused_are_told(

@@ -33,7 +33,6 @@ from brookside_mlops.endpoints.protocol import Counts
 from brookside_mlops.endpoints.state import EndpointState
 from brookside_mlops.endpoints.tickets import Sessions, Tickets
 from brookside_mlops.evidence import difference_interval
-from brookside_mlops.plots import COLOURS
 from brookside_mlops.rollout import Move, Record, State, Waiting
 from brookside_mlops.rollout_plan import Plan, Target
 from brookside_mlops.rollout_store import RolloutStore
@@ -295,11 +294,6 @@ def test_files_have_nothing_inline_and_nothing_from_elsewhere() -> None:
     script = (STATIC / "page.js").read_text(encoding="utf-8")
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(", script)
     assert len(script.splitlines()) < 400
-
-
-def test_colours_are_those_of_every_other_picture() -> None:
-    style = (STATIC / "page.css").read_text(encoding="utf-8")
-    assert dict(re.findall(r"--(\w+): (#\w{6});", style.partition("--page")[0])) == COLOURS
 
 
 def test_files_are_part_of_the_package() -> None:
